@@ -1,0 +1,50 @@
+//! Where blobs are read from: [`Backend`], one file for each kind of place.
+//!
+//! A backend knows nothing of chunks: it hands out byte ranges of named objects, each inside the deadline it is
+//! given. The laws every backend keeps are one test-suite, [`laws`].
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::Result;
+use crate::blob::BlobId;
+
+/// A boxed future, as object-safe async traits need it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Who waits for a request; the more urgent goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// Nobody waits yet.
+    Prefetch,
+    /// A reader waits.
+    OnDemand,
+}
+
+/// What a backend needs to know of a request beside its range.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// Who waits.
+    pub priority: Priority,
+    /// When the answer becomes useless: the request then ends in [`crate::Error::TimedOut`].
+    pub deadline: Instant,
+}
+
+/// Reads byte ranges of blobs.
+pub trait Backend: Send + Sync + std::fmt::Debug {
+    /// `len` bytes of `blob` from `offset`: exactly `len`, or an error. A range beyond the end of the object is
+    /// [`crate::Error::Corrupt`], since the caller's description promised more than there is; `len` 0 is empty.
+    fn read<'a>(
+        &'a self,
+        blob: &'a BlobId,
+        offset: u64,
+        len: u64,
+        request: Request,
+    ) -> BoxFuture<'a, Result<Bytes>>;
+
+    /// Bytes of the object.
+    fn size<'a>(&'a self, blob: &'a BlobId, request: Request) -> BoxFuture<'a, Result<u64>>;
+}

@@ -1,0 +1,73 @@
+//! One error type for blobs; its variants say what a caller can do about it.
+
+use std::io;
+use std::time::Duration;
+
+/// The result of this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a blob could not be read or decoded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The object does not exist. Asking again does not help.
+    #[error("{what}: not found in {place}")]
+    NotFound {
+        /// The blob asked for.
+        what: String,
+        /// Where it was looked for.
+        place: String,
+    },
+    /// The object exists, but may not be read.
+    #[error("{what}: access denied: {source}")]
+    Denied {
+        /// The blob and its place.
+        what: String,
+        /// What the system or server said.
+        source: io::Error,
+    },
+    /// The bytes are not what the format or a digest promises. Another copy may be right.
+    #[error("{what}: {detail}")]
+    Corrupt {
+        /// The blob, and the chunk or structure in it.
+        what: String,
+        /// The offset, what was expected and what was found.
+        detail: String,
+    },
+    /// Nothing came before the deadline.
+    #[error("{what}: no answer within {waited:?}")]
+    TimedOut {
+        /// What was waited for.
+        what: String,
+        /// How long.
+        waited: Duration,
+    },
+    /// The place failed in a way that may pass.
+    #[error("{what}: {source}")]
+    Unavailable {
+        /// The blob and its place.
+        what: String,
+        /// The failure.
+        source: io::Error,
+    },
+    /// The caller asked for something impossible: a bad setting, or a description that contradicts itself.
+    #[error("{what}: {detail}")]
+    Invalid {
+        /// The setting or structure.
+        what: String,
+        /// What was expected.
+        detail: String,
+    },
+}
+
+impl Error {
+    /// Shorthand for [`Error::Corrupt`].
+    pub fn corrupt(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::Corrupt { what: what.into(), detail: detail.into() }
+    }
+
+    /// Shorthand for [`Error::Invalid`].
+    pub fn invalid(what: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::Invalid { what: what.into(), detail: detail.into() }
+    }
+}

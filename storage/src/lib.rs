@@ -1,0 +1,14 @@
+//! Blobs: their format, their codecs, and the places they are read from.
+//!
+//! Owns the data-blob format (spec/blob.md), the codecs and digests that turn stored bytes into checked
+//! chunks, and [`backend::Backend`], "read this range of that blob". Knows nothing of inodes or files.
+//!
+//! Invariant: a chunk leaves this crate either decoded to exactly the length its description promises, or
+//! as an error that names the blob, the chunk and the offset.
+
+pub mod backend;
+pub mod blob;
+pub mod digest;
+mod error;
+
+pub use error::{Error, Result};
