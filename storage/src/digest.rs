@@ -4,6 +4,11 @@ use std::fmt;
 
 use sha2::Digest as _;
 
+/// The CRC-32C (Castagnoli) of `data`; `123456789` gives 0xe3069283.
+pub fn crc32c(data: &[u8]) -> u32 {
+    crc32c::crc32c(data)
+}
+
 /// A 32-byte BLAKE3 or SHA-256 digest; which of the two is a property of the image.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(pub [u8; 32]);
