@@ -1,1 +1,3 @@
-//! See the design.
+//! The daemon: configuration, mounts, transports, administration, telemetry.
+
+pub mod config;
