@@ -12,14 +12,14 @@ use super::layout::{
 };
 use super::unit::{self, How, MAX_DECODED_SIZE, MAX_STORED_SIZE, Unit};
 use super::{BlobDescription, BlobFeatures, BlobId, Checked, ChunkDescription, ChunkFlags, CiLocation};
-use crate::backend::{Backend, Request};
+use crate::backend::{Backend, MAX_READ, Request};
 use crate::{Error, Result, codec};
 
 /// The most chunks of a blob (spec/blob.md §1).
 const MAX_CHUNKS: u32 = 1 << 24;
-/// The largest decoded table that is read. Entries alone end at 384 MiB (§4); the rest is for ZRan dictionaries,
-/// which come to 32 KiB for each MiB or so of compressed data.
-const MAX_ARRAY_SIZE: u64 = 1 << 30;
+/// The largest decoded table: with its header it is one read. Entries alone end at 384 MiB (§4); the rest is for ZRan
+/// dictionaries, which come to 32 KiB for each MiB or so of compressed data.
+const MAX_ARRAY_SIZE: u64 = MAX_READ - CI_HEADER_SIZE as u64;
 /// Deflate's window, the longest dictionary.
 const MAX_DICTIONARY_SIZE: u32 = 1 << 15;
 
