@@ -150,8 +150,8 @@ fn run(seed: u64, sabotage: Sabotage, runtime: &tokio::runtime::Runtime) -> usiz
                 0 | 1 if handles.len() < 2 => {
                     handles.push(begin(rng, dir.path(), &disk, boot_id, &blob, &backend, runtime))
                 }
-                // Killed.
-                2 if !handles.is_empty() => drop(handles.remove(0)),
+                // Killed: its threads are gone, nothing is flushed.
+                2 if !handles.is_empty() => quiesce(vec![handles.remove(0)], runtime),
                 3 => {
                     if let Some((cache, _)) = handles.first() {
                         runtime.block_on(cache.flush(soon())).unwrap();
