@@ -10,7 +10,8 @@ use crate::version;
 
 /// The daemon, as the API sees it.
 ///
-/// The methods are called from asynchronous code: they return at once and never wait for a disk, a network or a mount.
+/// The methods are called from asynchronous code: they return at once and never wait for a disk, a network or
+/// a mount.
 pub trait Daemon: Send + Sync + 'static {
     /// The name given by `--id`.
     fn id(&self) -> Option<String> {
@@ -31,11 +32,12 @@ pub trait Daemon: Send + Sync + 'static {
     /// Logs from `level` on.
     fn set_log_level(&self, level: Level);
 
-    /// Begins to end the process. Called before the answer is sent: the end has to be graceful ([`super::Listener::serve`]).
+    /// Begins to end the process. Called before the answer is sent: the end has to be graceful
+    /// ([`super::Listener::serve`]).
     fn request_exit(&self);
 
-    /// The counters of the cache whose configuration has this `id`; without `id`, of the only cache there is. `None`: there
-    /// is no such cache.
+    /// The counters of the cache whose configuration has this `id`; without `id`, of the only cache there is.
+    /// `None`: there is no such cache.
     fn blobcache_metrics(&self, id: Option<&str>) -> Option<Value>;
 }
 

@@ -1,4 +1,5 @@
-//! Errors of the API. Clients match on status and message, so both keep the shapes of the reference implementation.
+//! Errors of the API. Clients match on status and message, so both keep the shapes of the reference
+//! implementation.
 
 use axum::Json;
 use axum::http::StatusCode;

@@ -59,7 +59,8 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds `path`. A socket that nobody answers on, left by a daemon that died, is replaced. Needs a tokio runtime.
+    /// Binds `path`. A socket that nobody answers on, left by a daemon that died, is replaced. Needs a tokio
+    /// runtime.
     pub async fn bind(path: &Path) -> Result<Self, BindError> {
         let failed = |action| move |source| BindError::System { path: path.to_owned(), action, source };
         remove_stale(path).await?;
@@ -138,7 +139,8 @@ async fn remove_stale(path: &Path) -> Result<(), BindError> {
     }
 }
 
-/// A listening socket at `path`. Its mode is set before it has a name, so that there is no moment in which others could connect.
+/// A listening socket at `path`. Its mode is set before it has a name, so that there is no moment in which
+/// others could connect.
 fn create(path: &Path) -> io::Result<OwnedFd> {
     let address = UnixAddr::new(path)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
