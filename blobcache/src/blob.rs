@@ -99,6 +99,20 @@ impl Blob {
         &self.0.description
     }
 
+    /// True if every chunk of the blob is in the local copy and trusted: the backend is not needed for it.
+    pub fn is_complete(&self) -> bool {
+        self.0.shelf.is_complete()
+    }
+
+    /// Loads the chunk table, if the blob has one, instead of leaving that to the first miss: shows that the blob is the
+    /// one that its image describes.
+    pub async fn load_chunk_table(&self, deadline: Instant) -> Result<()> {
+        if self.0.description.ci.is_some() {
+            self.0.table.get(&self.0, deadline).await?;
+        }
+        Ok(())
+    }
+
     /// The hit test. `Some` is where in the cache file the extent's first byte lies, if all its bytes can be had by
     /// [`Blob::pread`] as they lie there. One atomic load; no lock, no allocation.
     #[inline]

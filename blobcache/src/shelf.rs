@@ -308,6 +308,15 @@ impl Shelf {
         }
     }
 
+    /// True if nothing of the blob is missing.
+    pub(crate) fn is_complete(&self) -> bool {
+        match &self.knowledge {
+            Knowledge::None => self.form == Form::Tar,
+            Knowledge::Recorded { trust, .. } => trust.live().is_full(),
+            Knowledge::Memory { .. } => false,
+        }
+    }
+
     /// True if the chunk may be in the data file: somebody says so whom we do not believe without looking.
     pub(crate) fn claimed(&self, index: u32) -> bool {
         match &self.knowledge {

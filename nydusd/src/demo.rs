@@ -73,7 +73,7 @@ fn mount_and_read(
     walk(mountpoint, Path::new("/"), list, &mut tally).context("cannot read the mounted image")?;
     let elapsed = start.elapsed();
     mount.unmount()?;
-    image.cache.shutdown(Instant::now() + Duration::from_secs(5));
+    runtime.block_on(image.cache.shutdown(Instant::now() + Duration::from_secs(5)))?;
     let metrics = image.cache.metrics();
     let fetched = metrics.backend_bytes.get();
     println!(
@@ -83,7 +83,7 @@ fn mount_and_read(
         tally.files,
         metrics.backend_requests.get(),
         metrics.chunks_fetched.get(),
-        image.filesystem.bytes_ready() + metrics.bytes_from_cache.get(),
+        metrics.bytes_from_cache.get(),
         metrics.bytes_from_fetch.get(),
     );
     Ok(Seen { fetched, read: tally.bytes })

@@ -6,7 +6,6 @@
 //! Invariant: [`Filesystem::read_ready`] and everything about metadata never wait for data. Only
 //! [`Filesystem::read`] may, and it ends by its deadline.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -176,7 +175,7 @@ impl Filesystem {
         if !self.xattrs {
             return Ok(None);
         }
-        Ok(self.bootstrap.xattr(ino, name)?.map(|value| Cow::from(value).into_owned()))
+        Ok(self.bootstrap.xattr(ino, name)?.map(<[u8]>::to_vec))
     }
 
     /// The full names of all extended attributes, each followed by a NUL, as `listxattr` gives them.

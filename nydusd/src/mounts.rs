@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use blobcache::{Blob, BlobCache, CacheOptions, CacheStorage};
+use blobcache::{Blob, BlobCache, CacheOptions, CacheStorage, ErrorKind};
 use rafs::{Bootstrap, OpenOptions, Version};
 use storage::backend::localdisk::{LocalDisk, LocalDiskConfig};
 use storage::backend::localfs::{LocalFs, LocalFsConfig};
@@ -89,7 +89,7 @@ fn work_dir(cache: &config::Cache) -> Result<Option<&Path>> {
 fn cache_options(cache: &config::Cache, rafs: &config::Rafs) -> Result<CacheOptions> {
     let storage = match &cache.kind {
         CacheKind::File(file) => CacheStorage::Directory {
-            work_dir: PathBuf::from(&file.work_dir),
+            work_dir: file.work_dir.clone(),
             compressed: cache.compressed,
             encryption: file.encryption.as_ref().map(|encryption| blobcache::Encryption {
                 key: *encryption.key.expose(),
@@ -152,7 +152,7 @@ async fn check_local_blobs(
 
 fn timed_out(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(storage::Error::TimedOut { .. }))
-        || error.downcast_ref::<blobcache::Error>().is_some_and(blobcache::Error::is_timeout)
+        || error.downcast_ref::<blobcache::Error>().is_some_and(|e| e.kind() == ErrorKind::TimedOut)
 }
 
 fn check_size(description: &BlobDescription, size: u64) -> Result<()> {

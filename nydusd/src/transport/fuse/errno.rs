@@ -1,5 +1,6 @@
 //! The one place where an error becomes an errno.
 
+use blobcache::ErrorKind;
 use nix::errno::Errno;
 use tracing::{error, warn};
 
@@ -16,7 +17,7 @@ pub(super) fn errno(error: &Error) -> Errno {
             Errno::ENOENT
         }
         Error::Metadata(rafs::Error::WrongType { .. }) => Errno::EINVAL,
-        Error::Data(cause) if cause.is_timeout() => {
+        Error::Data(cause) if cause.kind() == ErrorKind::TimedOut => {
             warn!("{error}");
             Errno::ETIMEDOUT
         }
