@@ -115,12 +115,11 @@ impl Flying {
 
     /// True if what is asked for has been published by somebody else.
     fn is_elsewhere(&self, blob: &Inner) -> bool {
-        if self.insist {
-            return false;
-        }
+        // Who insists has seen that what others trust cannot be checked.
+        let is_here = |index| blob.confirmed(index) || (!self.insist && blob.shelf.trusted(index));
         match self.leader.asked() {
-            asked if asked.is_empty() => blob.shelf.trusted(self.leader.key().index()),
-            asked => asked.iter().all(|index| blob.shelf.trusted(*index)),
+            asked if asked.is_empty() => is_here(self.leader.key().index()),
+            asked => asked.into_iter().all(is_here),
         }
     }
 

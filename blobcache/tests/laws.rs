@@ -1,5 +1,7 @@
 //! The laws of hit, miss and single flight, on hand-made blobs.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;
@@ -324,6 +326,13 @@ fn chunks_without_a_digest_are_kept_but_not_believed_from_others() {
     std::fs::remove_file(dir.path().join(format!("{}.blob.data.trust", blob.id()))).unwrap();
     assert_eq!(read_all(false), uncheckable as u64);
     assert_eq!(read_all(false), 0);
+    // The map under the name that an older release gave it.
+    let name = |suffix: &str| dir.path().join(format!("{}{suffix}", blob.id()));
+    std::fs::remove_file(name(".blob.data.trust")).unwrap();
+    std::fs::rename(name(".blob.data.chunk_map"), name(".chunk_map")).unwrap();
+    let older = std::fs::read(name(".chunk_map")).unwrap();
+    assert_eq!(read_all(false), uncheckable as u64);
+    assert_eq!(std::fs::read(name(".chunk_map")).unwrap(), older);
 }
 
 #[test]
