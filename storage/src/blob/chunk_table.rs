@@ -464,3 +464,6 @@ fn record<T: FromBytes>(table: &[u8], index: u32) -> Option<T> {
 fn records<T: FromBytes>(table: &[u8]) -> impl Iterator<Item = (u32, T)> {
     (0u32..).map_while(|index| Some((index, record(table, index)?)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -256,3 +256,6 @@ fn within(space: &str, offset: u64, size: u64, limit: u64) -> Checked {
         _ => Err(format!("{space} range {offset}+{size} is outside of the blob's {limit} bytes")),
     }
 }
+
+#[cfg(test)]
+mod tests;
