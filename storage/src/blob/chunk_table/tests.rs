@@ -215,6 +215,21 @@ fn units_have_their_members() {
 }
 
 #[test]
+fn a_crowded_unit_shows_the_chunks_around_the_one_asked_for() {
+    let mut sample = with_v2(BlobFeatures::BATCH);
+    let count = 3 * MAX_NEIGHBOURS as u64;
+    sample.blob.uncompressed_size = count * 4096;
+    sample.v2 = (0..count).map(|at| v2(5, (at * 4096, 1), (0, 0), place(0, 0))).collect();
+    sample.batch = vec![batch(1, 1)];
+    let sample = sample.settle();
+    let table = sample.parse().unwrap();
+    let middle = count as u32 / 2;
+    let members = table.unit(&sample.blob, middle).unwrap().members;
+    assert_eq!(members.len(), 2 * MAX_NEIGHBOURS);
+    assert_eq!(members[MAX_NEIGHBOURS].index, middle);
+}
+
+#[test]
 fn generated_dictionaries_are_checked_where_they_are_used() {
     let mut sample = plain();
     sample.blob.features |= BlobFeatures::IS_CHUNKDICT_GENERATED;
