@@ -317,7 +317,8 @@ impl Tree {
         for index in ROOT..=self.entries {
             let record = self.record(index)?;
             let ino = record.ino();
-            if ino.0 != u64::from(index) && !record.is_same_file(&self.record(ino.0 as u32)?) {
+            let first = self.record(ino.0 as u32)?;
+            if ino.0 != u64::from(index) && !record.is_same_file(&first, &self.image)? {
                 let expected = format!("the content of inode {ino}");
                 return Err(self.image.corrupt(record.offset, "hard link", expected, "another"));
             }
