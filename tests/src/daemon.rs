@@ -103,6 +103,7 @@ impl Drop for Scratch {
 #[derive(Clone)]
 pub struct Launch {
     wrapper: Vec<OsString>,
+    program: PathBuf,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     mountpoint: PathBuf,
@@ -115,6 +116,7 @@ impl Launch {
     pub fn new(mountpoint: &Path) -> Self {
         let mut launch = Self {
             wrapper: Vec::new(),
+            program: program::nydusd().to_owned(),
             arguments: Vec::new(),
             environment: Vec::new(),
             mountpoint: mountpoint.to_owned(),
@@ -126,6 +128,12 @@ impl Launch {
             launch = launch.option("--rlimit-nofile", "0");
         }
         launch.option("--mountpoint", mountpoint)
+    }
+
+    /// Starts this copy of the program.
+    pub fn program(mut self, path: &Path) -> Self {
+        self.program = path.to_owned();
+        self
     }
 
     /// Adds an option with a value.
@@ -165,9 +173,9 @@ impl Launch {
         self
     }
 
-    /// The program and its arguments, wrapper included.
-    fn command(&self) -> Command {
-        let words = self.wrapper.iter().cloned().chain([program::nydusd().as_os_str().to_owned()]);
+    /// The program and its arguments, wrapper included, with stderr piped and stdout discarded.
+    pub fn command(&self) -> Command {
+        let words = self.wrapper.iter().cloned().chain([self.program.clone().into_os_string()]);
         let words = words.chain(self.arguments.iter().cloned());
         let words: Vec<OsString> = words.chain(["--log-level".into(), self.log_level.into()]).collect();
         let mut command = Command::new(&words[0]);
@@ -233,11 +241,6 @@ impl Launch {
             });
         }
         daemon
-    }
-
-    /// Starts a daemon that only a mount namespace of its own shows the mount of; waits for nothing.
-    pub fn start_hidden(&self) -> Daemon {
-        self.spawn()
     }
 
     /// Starts a daemon that is expected to refuse. Fails the test if it is still running after the deadline.

@@ -19,3 +19,4 @@ pub mod readers;
 pub mod requirements;
 pub mod rng;
 pub mod stall_fs;
+pub mod unprivileged;

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fuse_backend_rs::abi::fuse_abi::{FsOptions, InHeader, Opcode, OpenOptions, stat64};
 use fuse_backend_rs::api::filesystem::{Context, DirEntry, Entry, FileSystem, ZeroCopyWriter};
@@ -28,6 +28,8 @@ use crate::mounts;
 const ROOT: u64 = 1;
 /// The first blob's inode; the others follow.
 const FIRST: u64 = 2;
+/// A stall ends by itself after this time: a daemon that waits for it without a deadline could not even be killed.
+const LONGEST_STALL: Duration = Duration::from_secs(60);
 const FOREVER: Duration = Duration::from_secs(1 << 20);
 
 /// The mounted file system. Dropping it lets everything go and unmounts.
@@ -49,7 +51,8 @@ struct Served {
 
 #[derive(Default)]
 struct State {
-    stalled: bool,
+    /// Since when reads are held back.
+    stalled: Option<Instant>,
     /// Requests that wait, as the kernel sent them.
     held: Vec<Vec<u8>>,
 }
@@ -101,7 +104,7 @@ impl StallFs {
 
     /// Holds back every read from now on, until the answer is dropped.
     pub fn stall(&self) -> Stall<'_> {
-        lock(&self.served.state).stalled = true;
+        lock(&self.served.state).stalled = Some(Instant::now());
         Stall(self)
     }
 
@@ -130,9 +133,13 @@ impl Served {
                 PollFd::new(self.device.as_fd(), PollFlags::POLLIN),
                 PollFd::new(stopped.as_fd(), PollFlags::empty()),
             ];
-            match poll(&mut events, PollTimeout::NONE) {
+            match poll(&mut events, PollTimeout::from(1000_u16)) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => panic!("poll: {error}"),
+            }
+            let stalled = lock(&self.state).stalled;
+            if stalled.is_some_and(|since| since.elapsed() > LONGEST_STALL) {
+                self.release();
             }
             if events[1].revents().is_some_and(|events| !events.is_empty()) {
                 return;
@@ -153,7 +160,7 @@ impl Served {
         let header: InHeader = reader.read_obj().unwrap();
         if header.opcode == Opcode::Read as u32 {
             let mut state = lock(&self.state);
-            if state.stalled {
+            if state.stalled.is_some() {
                 state.held.push(request.to_vec());
                 return;
             }
@@ -172,7 +179,7 @@ impl Served {
     fn release(&self) {
         let held = {
             let mut state = lock(&self.state);
-            state.stalled = false;
+            state.stalled = None;
             std::mem::take(&mut state.held)
         };
         for mut request in held {
