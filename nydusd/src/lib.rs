@@ -1,1 +1,7 @@
-//! See the design.
+//! The daemon: configuration, mounts, transports, administration, telemetry.
+
+pub mod cli;
+pub mod config;
+pub mod limits;
+pub mod telemetry;
+pub mod version;

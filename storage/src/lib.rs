@@ -8,6 +8,8 @@
 
 pub mod backend;
 pub mod blob;
+pub mod cipher;
+pub mod codec;
 pub mod digest;
 mod error;
 

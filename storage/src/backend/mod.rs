@@ -12,6 +12,16 @@ use bytes::Bytes;
 use crate::Result;
 use crate::blob::BlobId;
 
+mod blocking;
+#[cfg(any(test, feature = "testing"))]
+pub mod laws;
+pub mod localdisk;
+pub mod localfs;
+mod span;
+
+/// The most bytes of one read: 1 GiB. Asking for more is [`crate::Error::Invalid`], not an allocation.
+pub const MAX_READ: u64 = 1 << 30;
+
 /// A boxed future, as object-safe async traits need it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
