@@ -7,6 +7,7 @@
 //! Everything here runs inside tests only, where a panic is how a test fails.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod allocation;
 pub mod api;
 pub mod config;
 pub mod daemon;
@@ -14,6 +15,7 @@ pub mod fixtures;
 pub mod latency;
 pub mod manifest;
 pub mod mounts;
+pub mod mutation;
 pub mod program;
 pub mod readers;
 pub mod requirements;
