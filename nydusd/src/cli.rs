@@ -1,7 +1,8 @@
 //! The command line of `nydusd`: what it may say, and what it means.
 //!
-//! `nydusd OPTIONS` (the old form) and `nydusd fuse OPTIONS` both end in one [`FuseArgs`]. Usage errors are clap's, exit status
-//! 2; an option whose function does not exist yet is refused by its name, exit status 1, before anything has happened.
+//! `nydusd OPTIONS` (the old form) and `nydusd fuse OPTIONS` both end in one [`FuseArgs`]. Usage errors are
+//! clap's, exit status 2; an option whose function does not exist yet is refused by its name, exit status 1,
+//! before anything has happened.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -14,7 +15,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use storage::digest::Digest;
 
 use crate::limits;
-use crate::telemetry::logs::Level;
+use crate::telemetry::logs::{self, Level};
 use crate::version;
 
 /// The longest list of files to prefetch, in bytes.
@@ -75,7 +76,8 @@ impl Refusal {
 pub struct GlobalArgs {
     /// Listen here for administration requests (HTTP over a unix socket)
     ///
-    /// The socket is created with mode 0600 and removed at a graceful exit. A socket that nobody answers on is replaced.
+    /// The socket is created with mode 0600 and removed at a graceful exit. A socket that nobody answers on
+    /// is replaced.
     #[arg(short = 'A', long, value_name = "PATH")]
     pub apisock: Option<PathBuf>,
     /// Name of this instance; goes with --supervisor
@@ -86,15 +88,15 @@ pub struct GlobalArgs {
     pub supervisor: Option<PathBuf>,
     /// Least important log lines to write
     #[arg(short = 'l', long, value_name = "LEVEL", value_enum, default_value_t = Level::Info, ignore_case = true)]
-    pub log_level: Level,
+    log_level: Level,
     /// Write log lines to this file instead of standard error
     ///
     /// A name without extension gets `.log`. The file is opened anew when somebody moves it away.
     #[arg(short = 'L', long, value_name = "FILE", value_parser = parse_log_file)]
-    pub log_file: Option<PathBuf>,
+    log_file: Option<PathBuf>,
     /// Begin a new log file at this many megabytes and keep a few old ones; 0 never does
     #[arg(long, value_name = "MB", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1 << 20))]
-    pub log_rotation_size: u64,
+    log_rotation_size: u64,
     /// Open files to allow for; 0 leaves the limit as it is
     ///
     /// What the system does not allow is a warning, and the daemon goes on with what it gets.
@@ -103,6 +105,18 @@ pub struct GlobalArgs {
     /// Wait for an older daemon's state instead of mounting (not supported yet)
     #[arg(long)]
     upgrade: bool,
+}
+
+impl GlobalArgs {
+    /// Where and how much to log.
+    pub fn log_options(&self) -> logs::Options {
+        logs::Options {
+            level: self.log_level,
+            file: self.log_file.clone(),
+            // At most 2^20 MB, by the range of the option.
+            rotation_size: self.log_rotation_size << 20,
+        }
+    }
 }
 
 /// How to mount an image through FUSE.

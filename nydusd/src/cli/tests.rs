@@ -170,8 +170,9 @@ fn values_are_made_ready() {
         ("c.txt", "c.txt"),
     ] {
         let args = fuse(&format!("fuse -M M --log-file {written} --log-rotation-size 7"));
-        assert_eq!(args.global.log_file.as_deref(), Some(Path::new(meant)));
-        assert_eq!(args.global.log_rotation_size, 7);
+        let log = args.global.log_options();
+        assert_eq!(log.file.as_deref(), Some(Path::new(meant)));
+        assert_eq!((log.rotation_size, log.level), (7 << 20, Level::Info));
     }
     let hex = "00ff".repeat(16);
     let digest = fuse(&format!("fuse -M M -B B -C C --bootstrap-digest sha256:{hex}")).bootstrap_digest();

@@ -1,7 +1,8 @@
 //! Which form a text has.
 //!
-//! A text that begins with `{` is JSON, as no TOML text does; then `version` makes it schema v2 and `device` schema v1. With both,
-//! v2 goes first, and v1 has its turn only if the text lacks the shape of v2: a v2 text with a bad value is a bad text.
+//! A text that begins with `{` is JSON, as no TOML text does; then `version` makes it schema v2 and `device`
+//! schema v1. With both, v2 goes first, and v1 has its turn only if the text lacks the shape of v2: a v2 text
+//! with a bad value is a bad text.
 
 use super::error::{Error, Problem};
 use super::node::{Node, Table};

@@ -1,7 +1,8 @@
 //! The configuration as the daemon's information shows it: the JSON form of schema v2, every secret left out.
 //!
-//! Secrets are stripped as if they had not been given (empty or null), so that whoever reads the form back finds the
-//! shape it knows. Addresses lose the user and the query. Our own keys stand beside those of the reference.
+//! Secrets are stripped as if they had not been given (empty or null), so that whoever reads the form back
+//! finds the shape it knows. Addresses lose the user and the query. Our own keys stand beside those of the
+//! reference.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,12 +1,13 @@
 //! The configuration of one mount: where its blobs come from, where they are kept, how the tree is served.
 //!
-//! There is one typed model, [`Config`], and there are three ways to write it: JSON and TOML after schema v2, JSON after
-//! schema v1 (docs/configuration.md). What a reader returns is valid: every range, every combination of keys and
-//! every required key was checked while it was read, so nobody checks again.
+//! There is one typed model, [`Config`], and there are three ways to write it: JSON and TOML after schema v2,
+//! JSON after schema v1 (docs/configuration.md). What a reader returns is valid: every range, every
+//! combination of keys and every required key was checked while it was read, so nobody checks again.
 //!
-//! Texts are read by hand through [`section::Section`] rather than derived: a key is read where its default, range and unit
-//! stand; an error names the full path of the key, what was expected and what was found, the same for all three
-//! forms; what nobody asked for is left over and becomes a warning; and a secret is never quoted by an error.
+//! Texts are read by hand through [`section::Section`] rather than derived: a key is read where its default,
+//! range and unit stand; an error names the full path of the key, what was expected and what was found, the
+//! same for all three forms; what nobody asked for is left over and becomes a warning; and a secret is never
+//! quoted by an error.
 //!
 //! Secrets are of the types [`Secret`], [`SecretUrl`] and [`EncryptionKey`], which print as `***`.
 
@@ -45,8 +46,9 @@ pub const MAX_TEXT: usize = 1 << 20;
 
 /// One valid configuration.
 ///
-/// The parts are optional as in schema v2; whoever needs a part asks for it with [`Config::backend`], [`Config::cache`] or
-/// [`Config::rafs`] and gets an error that names the missing table. `Debug` prints no secret.
+/// The parts are optional as in schema v2; whoever needs a part asks for it with [`Config::backend`],
+/// [`Config::cache`] or [`Config::rafs`] and gets an error that names the missing table. `Debug` prints no
+/// secret.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Names the cache in metrics; may be empty.
@@ -93,7 +95,8 @@ impl Config {
         Self::parse(&bytes, &origin)
     }
 
-    /// Parses a configuration text. `origin` says in errors where the text comes from: a file name or a request.
+    /// Parses a configuration text. `origin` says in errors where the text comes from: a file name or a
+    /// request.
     pub fn parse(text: &[u8], origin: &str) -> Result<Parsed, Error> {
         document::parse(text).map_err(|failure| failure.at(origin))
     }
@@ -125,8 +128,8 @@ impl Config {
         self.rafs.as_ref().ok_or(Error::Absent { key: "rafs", purpose: "how the image is served" })
     }
 
-    /// Replaces the registry's `auth` by that of the environment variable `IMAGE_PULL_AUTH`, if it is set and not empty.
-    /// Other backends have no use for it.
+    /// Replaces the registry's `auth` by that of the environment variable `IMAGE_PULL_AUTH`, if it is set and
+    /// not empty. Other backends have no use for it.
     pub fn apply_environment(&mut self) -> Result<(), Error> {
         match std::env::var("IMAGE_PULL_AUTH") {
             Ok(auth) if !auth.is_empty() => self.override_registry_auth(&auth, "IMAGE_PULL_AUTH"),
@@ -139,8 +142,8 @@ impl Config {
         }
     }
 
-    /// Replaces the registry's `auth`. `origin` says in an error where `auth` comes from. Nothing happens if the backend is
-    /// no registry.
+    /// Replaces the registry's `auth`. `origin` says in an error where `auth` comes from. Nothing happens if
+    /// the backend is no registry.
     pub fn override_registry_auth(&mut self, auth: &str, origin: &str) -> Result<(), Error> {
         if let Some(Backend::Registry(registry)) = &mut self.backend {
             let auth = Secret::new(auth);
@@ -151,7 +154,8 @@ impl Config {
     }
 }
 
-/// Feeds hostile bytes to the readers: whatever they are, the result is a configuration or an error, never a panic.
+/// Feeds hostile bytes to the readers: whatever they are, the result is a configuration or an error, never a
+/// panic.
 #[doc(hidden)]
 pub fn fuzzing(bytes: &[u8]) {
     match Config::parse(bytes, "fuzz") {

@@ -1,7 +1,7 @@
 //! A configuration text as a tree, the same for JSON and TOML.
 //!
-//! A key that appears twice is an error: which of the two was meant cannot be known. Depth is bounded by both parsers,
-//! size by the length of the text.
+//! A key that appears twice is an error: which of the two was meant cannot be known. Depth is bounded by both
+//! parsers, size by the length of the text.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -50,8 +50,8 @@ pub struct Rafs {
     pub mode: Mode,
     /// The wished width of a widened read, in bytes, as written; use [`Rafs::amplify_io`].
     pub batch_size: u64,
-    /// `digest_validate` of schema v1. With v5: check inodes and chunks against their digests; with v6: the same as
-    /// [`super::Cache::validate`].
+    /// `digest_validate` of schema v1. With v5: check inodes and chunks against their digests; with v6: the
+    /// same as [`super::Cache::validate`].
     pub validate: bool,
     /// Serve extended attributes.
     pub enable_xattr: bool,

@@ -1,7 +1,7 @@
 //! One table of a configuration text, read key by key.
 //!
-//! A key is taken out of the table when it is read, so that what is left at the end is what nobody knows; sub-tables
-//! are read through closures, so that the end cannot be forgotten. `null` counts as an absent key.
+//! A key is taken out of the table when it is read, so that what is left at the end is what nobody knows;
+//! sub-tables are read through closures, so that the end cannot be forgotten. `null` counts as an absent key.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,9 +1,11 @@
 //! The rules of docs/configuration.md, one table of cases for each.
 
+mod hostile;
+mod secrets;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -554,87 +556,6 @@ fn the_environment_replaces_registry_auth() {
 }
 
 #[test]
-fn daemon_info_has_the_shape_of_the_reference() {
-    let info = ok(&v1(json!({"enable_xattr": true, "iostats_files": true}))).to_daemon_info();
-    let expected: Value = serde_json::from_str(
-        r#"{"version":2,"id":"","backend":{"type":"localfs","localdisk":null,
-        "localfs":{"blob_file":"","dir":"/blobs","alt_dirs":[]},"oss":null,"s3":null,"registry":null,"http-proxy":null},
-        "external_backends":[],"cache":{"type":"blobcache","compressed":false,"validate":false,"verify_on_fetch":true,
-        "prefetch":{"enable":false,"threads":0,"batch_size":0,"bandwidth_limit":0,"prefetch_all":true,"stream_prefetch":false},
-        "filecache":{"work_dir":"/cache","disable_indexed_map":false,"enable_encryption":false,
-        "enable_convergent_encryption":false,"encryption_key":""},"fscache":null},
-        "rafs":{"mode":"direct","batch_size":1048576,"validate":false,"enable_xattr":true,"iostats_files":true,
-        "access_pattern":false,"latest_read_files":false,"read_deadline_ms":60000,
-        "prefetch":{"enable":false,"threads":8,"batch_size":1048576,"bandwidth_limit":0,"prefetch_all":true,"stream_prefetch":false}},
-        "overlay":null}"#,
-    )
-    .unwrap();
-    assert_eq!(info, expected);
-}
-
-/// Texts with `hunter2` (or its base64 and hex relatives) as each secret there is.
-fn secretive() -> Vec<String> {
-    let auth = "aHVudGVyMjpodW50ZXIy"; // hunter2:hunter2
-    let mirrors = json!([{"host": "http://u:hunter2@m", "ping_url": "http://hunter2@m/", "headers": {"Authorization": "hunter2"}}]);
-    let proxy = json!({"url": "http://u:hunter2@p", "ping_url": "http://p/?t=hunter2"});
-    let bucket = json!({"endpoint": "e", "bucket_name": "b", "region": "r", "access_key_id": "hunter2",
-        "access_key_secret": "hunter2", "security_token": "hunter2", "session_token": "hunter2"});
-    let mut with_proxy = bucket.clone();
-    with_proxy["proxy"] = proxy;
-    let mut with_mirrors = bucket;
-    with_mirrors["mirrors"] = mirrors;
-    vec![
-        v2_backend("oss", with_proxy.clone()),
-        v2_backend("s3", with_mirrors),
-        v2_backend("registry", json!({"host": "h", "repo": "r", "auth": auth, "registry_token": "hunter2"})),
-        v2_backend("http-proxy", json!({"addr": "http://hunter2@h"})),
-        v2(
-            json!({"external_backends": [{"type": "oss", "patch": {"access_key_id": "hunter2"}, "config": {"x": "hunter2"}}]}),
-        ),
-        v2(json!({"cache": {"filecache": {"enable_encryption": true,
-            "encryption_key": format!("{}{}", "68756e74".repeat(4), "65723200".repeat(4))}}})),
-    ]
-}
-
-#[test]
-fn secrets_are_never_printed() {
-    let marks = ["hunter2", "aHVudGVyMjpodW50ZXIy", "68756e74", "104, 117", "68756674"];
-    for text in secretive() {
-        let parsed = parse(&text).unwrap();
-        for print in [
-            format!("{parsed:?}"),
-            format!("{:#?}", parsed.config),
-            parsed.config.to_daemon_info().to_string(),
-        ] {
-            for mark in marks {
-                assert!(!print.contains(mark), "{mark} in {print}");
-            }
-        }
-    }
-    for text in [
-        v2_backend("registry", json!({"host": "h", "repo": "r", "auth": "hunter2"})),
-        v2_backend("registry", json!({"host": "h", "repo": "r", "auth": forgotten_quotes()})),
-        v2_backend("registry", json!({"host": "u:hunter2@h", "repo": "r"})),
-        v2_backend("registry", json!({"host": "h", "repo": "r", "proxy": "http://u:hunter2@p"})),
-        v2_backend("registry", json!({"host": "h", "repo": "r", "mirrors": ["http://u:hunter2@p"]})),
-        v2_backend("registry", json!({"host": "h", "repo": "r", "mirrors": [{"host": "u:hunter2@p"}]})),
-        v2_backend("http-proxy", json!({"addr": "u:hunter2@p"})),
-        v2(json!({"cache": {"filecache": {"enable_encryption": true, "encryption_key": "hunter2"}}})),
-        v2(json!({"backend": "registry://u:hunter2@h"})),
-    ] {
-        let error = error(&text);
-        for mark in marks {
-            assert!(!error.contains(mark), "{mark} in {error}");
-        }
-    }
-}
-
-/// A secret that somebody forgot to quote.
-fn forgotten_quotes() -> u64 {
-    68_756_674
-}
-
-#[test]
 fn files_are_bounded_and_errors_name_them() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.json");
@@ -650,68 +571,6 @@ fn files_are_bounded_and_errors_name_them() {
     std::fs::write(&path, padded(MAX_TEXT + 1)).unwrap();
     let long = Config::load(&path).unwrap_err().to_string();
     assert!(long.contains("c.json: the configuration is longer than 1048576 bytes"), "{long}");
-}
-
-/// Seeds for mutation: every form and every backend.
-fn seeds() -> Vec<Vec<u8>> {
-    let mut seeds: Vec<Vec<u8>> = secretive().into_iter().map(String::into_bytes).collect();
-    seeds.push(v1(json!({"fs_prefetch": {"enable": true}, "amplify_io": 0})).into_bytes());
-    let samples = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/../configs")).expect("configs/");
-    for sample in samples.map(|entry| entry.unwrap().path()) {
-        if sample.extension().is_some_and(|extension| extension == "json" || extension == "toml") {
-            seeds.push(std::fs::read(&sample).unwrap());
-        }
-    }
-    seeds
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 4000,
-        rng_seed: proptest::test_runner::RngSeed::Fixed(0x6e79_6475),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
-
-    /// Whatever happens to a text, reading it ends in a configuration or an error.
-    #[test]
-    fn mutated_texts_never_panic(
-        seed in any::<prop::sample::Index>(),
-        edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0u8..4), 1..6),
-    ) {
-        let seeds = seeds();
-        let mut text = seeds[seed.index(seeds.len())].clone();
-        for (place, byte, edit) in edits {
-            let place = place.index(text.len().max(1));
-            // Mostly bytes that mean something to one of the grammars.
-            let byte = if byte < 128 { b"{}[]\",:=.\n0-9e#'\\ntf"[byte as usize % 20] } else { byte };
-            match edit {
-                0 => text.insert(place, byte),
-                1 => text.truncate(place),
-                2 if !text.is_empty() => { text.remove(place); }
-                _ if !text.is_empty() => text[place] = byte,
-                _ => (),
-            }
-        }
-        fuzzing(&text);
-    }
-
-    /// A number in place of any value is read or refused with the key's path, and never overflows.
-    #[test]
-    fn any_number_anywhere(value in prop_oneof![any::<i64>().prop_map(Value::from), any::<u64>().prop_map(Value::from), any::<f64>().prop_map(Value::from)]) {
-        for patch in [
-            json!({"amplify_io": value}), json!({"read_deadline_ms": value}), json!({"fs_prefetch": {"enable": true, "threads_count": value}}),
-            json!({"fs_prefetch": {"enable": false, "merging_size": value, "threads_count": value}}),
-            json!({"fs_prefetch": {"bandwidth_rate": value}}), json!({"device": {"id": value}}),
-        ] {
-            if let Ok(parsed) = parse(&v1(patch)) {
-                let rafs = parsed.config.rafs().unwrap();
-                prop_assert!(rafs.amplify_io() <= 0x1000_0000);
-                prop_assert!(rafs.read_deadline >= Duration::from_millis(1));
-                prop_assert!(std::time::Instant::now().checked_add(rafs.read_deadline).is_some());
-            }
-        }
-    }
 }
 
 #[test]
@@ -740,4 +599,49 @@ fn the_samples_load_without_a_warning() {
         );
     }
     assert!(count >= 7, "{count} samples");
+}
+
+#[test]
+fn the_manual_names_every_key() {
+    let manual = include_str!("../../../docs/configuration.md");
+    let sources = [
+        include_str!("backend.rs"),
+        include_str!("cache.rs"),
+        include_str!("http.rs"),
+        include_str!("object_store.rs"),
+        include_str!("rafs.rs"),
+        include_str!("registry.rs"),
+        include_str!("v1.rs"),
+        include_str!("v2.rs"),
+    ];
+    let readers = [
+        "text",
+        "required_text",
+        "path",
+        "paths",
+        "boolean",
+        "choice",
+        "secret",
+        "secrets",
+        "url",
+        "integer",
+        "integer32",
+        "table",
+        "tables",
+    ];
+    let mut count = 0;
+    for source in sources {
+        let flat = source.split_whitespace().collect::<Vec<_>>().join("");
+        for reader in readers {
+            for call in flat.split(&format!(".{reader}(\"")).skip(1) {
+                let key = call.split('"').next().unwrap();
+                count += 1;
+                let is_named = ["`", ".", "[]."].iter().any(|before| {
+                    ["`", ".", "["].iter().any(|after| manual.contains(&format!("{before}{key}{after}")))
+                });
+                assert!(is_named, "docs/configuration.md does not name `{key}`");
+            }
+        }
+    }
+    assert!(count > 60, "{count} keys found in the sources");
 }

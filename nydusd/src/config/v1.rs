@@ -1,7 +1,7 @@
 //! Schema v1, in JSON: backend and cache under `device`, everything else at the top.
 //!
-//! What v1 says is put into the model of v2. Its one `fs_prefetch` fills both prefetch blocks of v2: that of the tree, and, when
-//! enabled, that of the cache.
+//! What v1 says is put into the model of v2. Its one `fs_prefetch` fills both prefetch blocks of v2: that of
+//! the tree, and, when enabled, that of the cache.
 
 use super::Config;
 use super::backend::{Backend, ExternalBackend, Kind};

@@ -5,8 +5,9 @@
 //! [2026-11-22 16:25:43.295369 +00:00] WARN text key=value [nydusd/src/daemon.rs:12]
 //! ```
 //!
-//! A line is one line: control characters, which may come from file names or answers of servers, are escaped. Lines go to
-//! standard error or to a file, through a queue that nobody waits for. The level can change while the daemon runs.
+//! A line is one line: control characters, which may come from file names or answers of servers, are escaped.
+//! Lines go to standard error or to a file, through a queue that nobody waits for. The level can change while
+//! the daemon runs.
 
 use std::fmt::{self, Write as _};
 use std::path::PathBuf;
@@ -175,8 +176,8 @@ impl Logs {
             .unwrap_or(Level::Info)
     }
 
-    /// Waits, for a second at most, until the lines so far are written. For the moment before the process ends otherwise than
-    /// by dropping this.
+    /// Waits, for a second at most, until the lines so far are written. For the moment before the process
+    /// ends otherwise than by dropping this.
     pub fn flush(&self) {
         self.sink.flush(FLUSH_LIMIT);
     }
@@ -363,6 +364,21 @@ mod tests {
         });
         let words: Vec<&str> = logged.iter().map(|line| line.split(" [").next().unwrap()).collect();
         assert_eq!(words, ["TRACE 2", "WARN not ours, but alarming", "ERROR 5"]);
+    }
+
+    #[test]
+    fn records_of_the_log_crate_look_like_ours() {
+        let logged = logged(Level::Info, |_| {
+            let record = tracing_log::log::Record::builder()
+                .args(format_args!("from afar"))
+                .level(tracing_log::log::Level::Warn)
+                .target("fuse_backend_rs")
+                .file(Some("session.rs"))
+                .line(Some(7))
+                .build();
+            tracing_log::format_trace(&record).unwrap();
+        });
+        assert_eq!(logged, ["WARN from afar [session.rs:7]"]);
     }
 
     #[test]

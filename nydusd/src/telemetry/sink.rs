@@ -1,7 +1,7 @@
 //! Where log lines go: a bounded queue, and one thread that writes.
 //!
-//! Whoever logs never waits for a disk or a terminal. What does not fit into the queue, or cannot be written, is lost; how much
-//! was lost is the first thing written once writing is possible again.
+//! Whoever logs never waits for a disk or a terminal. What does not fit into the queue, or cannot be written,
+//! is lost; how much was lost is the first thing written once writing is possible again.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal as _, Write as _};
@@ -139,8 +139,8 @@ pub(super) struct RotatingFile {
 }
 
 impl RotatingFile {
-    /// Opens the file at `path` to append, and creates it when missing. `limit`: bytes at which a new file is begun, 0 for
-    /// never.
+    /// Opens the file at `path` to append, and creates it when missing. `limit`: bytes at which a new file is
+    /// begun, 0 for never.
     pub fn open(path: &Path, limit: u64) -> io::Result<Self> {
         let file = open(path)?;
         let metadata = file.metadata()?;

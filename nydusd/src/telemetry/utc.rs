@@ -23,8 +23,8 @@ impl From<SystemTime> for Utc {
     fn from(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         let (day, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
-        // Years are counted from the first of March, so that the leap day is the last of its year; the first such day is
-        // 0000-03-01, 719468 days before 1970.
+        // Years are counted from the first of March, so that the leap day is the last of its year; the first
+        // such day is 0000-03-01, 719468 days before 1970.
         let day = day + 719_468;
         let (cycle, day) = (day / DAYS_OF_CYCLE, day % DAYS_OF_CYCLE);
         // Take out the leap days that have gone by: one in 4 years, none in 100, one in 400.
@@ -45,8 +45,8 @@ impl Utc {
         SystemTime::now().into()
     }
 
-    /// As the administration API shows times: `2026-11-22 16:25:43.2969676 +00:00:00`, without zeros at the end of the
-    /// fraction.
+    /// As the administration API shows times: `2026-11-22 16:25:43.2969676 +00:00:00`, without zeros at the
+    /// end of the fraction.
     pub fn api(self) -> String {
         let fraction = format!("{:09}", self.nanosecond);
         let fraction = fraction.trim_end_matches('0');
