@@ -389,7 +389,7 @@ impl Shelf {
         }
         match self.form {
             Form::Plain => self.write_at(place.offset, bytes),
-            Form::Encrypted(encryption) if place.offset % PAGE_SIZE as u64 == 0 => {
+            Form::Encrypted(encryption) if place.offset.is_multiple_of(PAGE_SIZE as u64) => {
                 let Ok(cipher) = page_cipher(encryption, digest) else { return Ok(false) };
                 let mut pages = bytes.to_vec();
                 pages.resize(bytes.len().next_multiple_of(PAGE_SIZE), 0);

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use nix::unistd::{geteuid, mkdtemp};
 use tokio::runtime::Runtime;
 
+use crate::cli::DemoArgs;
 use crate::config::Config;
 use crate::mounts::Image;
 use crate::transport::fuse::{FuseMount, FuseOptions};
@@ -22,11 +23,11 @@ const BLOB: &[u8] =
     include_bytes!("../demo/blobs/48b2337f4433b9d6d46149e08dc464a66778ba845181271ddf59410773ce54f0");
 
 /// Runs the demonstration in a temporary directory, which is removed again.
-pub fn run(runtime: &Runtime) -> Result<()> {
-    let scratch = Scratch::new()?;
+pub fn run(args: &DemoArgs, runtime: &Runtime) -> Result<()> {
+    let scratch = Scratch::new(args.keep)?;
     let blobs = scratch.directory("blobs")?;
     fs::write(blobs.join(BLOB_ID), BLOB).context("cannot write the demo blob")?;
-    let bootstrap = scratch.0.join("bootstrap");
+    let bootstrap = scratch.path.join("bootstrap");
     fs::write(&bootstrap, BOOTSTRAP).context("cannot write the demo bootstrap")?;
     let mountpoint = scratch.directory("mnt")?;
     let config = Config::parse(config_text(&blobs, &scratch.directory("cache")?).as_bytes(), "demo")?.config;
@@ -120,17 +121,21 @@ fn walk(directory: &Path, shown: &Path, list: bool, tally: &mut Tally) -> io::Re
     Ok(())
 }
 
-/// A temporary directory, removed at the end.
-struct Scratch(PathBuf);
+/// A temporary directory, removed at the end unless somebody wants to look at it.
+struct Scratch {
+    path: PathBuf,
+    keep: bool,
+}
 
 impl Scratch {
-    fn new() -> Result<Self> {
+    fn new(keep: bool) -> Result<Self> {
         let template = std::env::temp_dir().join("nydusd-demo-XXXXXX");
-        Ok(Self(mkdtemp(&template).with_context(|| format!("cannot make {}", template.display()))?))
+        let path = mkdtemp(&template).with_context(|| format!("cannot make {}", template.display()))?;
+        Ok(Self { path, keep })
     }
 
     fn directory(&self, name: &str) -> Result<PathBuf> {
-        let path = self.0.join(name);
+        let path = self.path.join(name);
         fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
         Ok(path)
     }
@@ -138,8 +143,10 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if let Err(e) = fs::remove_dir_all(&self.0) {
-            eprintln!("{} is left behind: {e}", self.0.display());
+        if self.keep {
+            println!("kept: {}", self.path.display());
+        } else if let Err(e) = fs::remove_dir_all(&self.path) {
+            eprintln!("{} is left behind: {e}", self.path.display());
         }
     }
 }

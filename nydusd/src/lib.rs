@@ -3,6 +3,11 @@
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod daemon;
+pub mod demo;
+pub mod filesystem;
 pub mod limits;
+pub mod mounts;
 pub mod telemetry;
+pub mod transport;
 pub mod version;

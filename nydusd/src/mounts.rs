@@ -3,7 +3,7 @@
 //! Everything that can be wrong with an image is found here, before anything is mounted: each error says which file
 //! or key it is about.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -39,15 +39,13 @@ pub struct Image {
 
 impl Image {
     /// Opens the image of `bootstrap` as `config` says. `digest` is the SHA-256 that the bootstrap must have.
-    pub fn open(
-        config: &Config,
-        bootstrap: &Path,
-        digest: Option<Digest>,
-        runtime: &Handle,
-    ) -> Result<Self> {
+    pub fn open(config: &Config, bootstrap: &Path, digest: Option<Digest>, runtime: &Handle) -> Result<Self> {
         let rafs = config.rafs()?;
         let cache = config.cache()?;
         let work_dir = work_dir(cache)?;
+        if config.overlay.is_some() {
+            bail!("overlay: writable overlays are not supported yet");
+        }
         let options = OpenOptions {
             expected_digest: digest,
             verify_inodes: rafs.validate,

@@ -123,7 +123,8 @@ impl FileSystem for Adapter {
     }
 
     fn lookup(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
-        let found = self.filesystem.lookup(self.nodeids.ino(parent), name.to_bytes()).map_err(|e| os_error(&e))?;
+        let found =
+            self.filesystem.lookup(self.nodeids.ino(parent), name.to_bytes()).map_err(|e| os_error(&e))?;
         match found {
             Some(ino) => self.entry(ino).map_err(|e| os_error(&e)),
             // Node 0 with a timeout: the kernel remembers that the name is missing.
@@ -141,7 +142,13 @@ impl FileSystem for Adapter {
         self.filesystem.read_link(self.nodeids.ino(nodeid)).map_err(|e| os_error(&e))
     }
 
-    fn open(&self, _: &Context, _: u64, _: u32, _: u32) -> io::Result<(Option<u64>, OpenOptions, Option<u32>)> {
+    fn open(
+        &self,
+        _: &Context,
+        _: u64,
+        _: u32,
+        _: u32,
+    ) -> io::Result<(Option<u64>, OpenOptions, Option<u32>)> {
         Err(Errno::ENOSYS.into())
     }
 
@@ -232,7 +239,15 @@ fn os_error(error: &Error) -> io::Error {
     errno(error).into()
 }
 
-/// The `DT_*` number of a type: the type bits of a mode, shifted down.
+/// The `DT_*` number of a type.
 fn dirent_type(file_type: FileType) -> u32 {
-    file_type.mode_bits() >> 12
+    match file_type {
+        FileType::Fifo => 1,
+        FileType::CharDevice => 2,
+        FileType::Directory => 4,
+        FileType::BlockDevice => 6,
+        FileType::Regular => 8,
+        FileType::Symlink => 10,
+        FileType::Socket => 12,
+    }
 }

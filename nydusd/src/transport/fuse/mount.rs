@@ -38,7 +38,7 @@ impl Mount {
 
     pub(super) fn device(&self) -> Result<fs::File> {
         let device = self.session.get_fuse_file().context("the session has no device")?;
-        Ok(device.try_clone().context("cannot duplicate the FUSE device")?)
+        device.try_clone().context("cannot duplicate the FUSE device")
     }
 
     pub(super) fn buffer_bytes(&self) -> usize {
@@ -57,7 +57,9 @@ impl Mount {
     }
 
     pub(super) fn unmount(mut self) -> Result<()> {
-        self.session.umount().with_context(|| format!("cannot unmount {}", self.session.mountpoint().display()))
+        self.session
+            .umount()
+            .with_context(|| format!("cannot unmount {}", self.session.mountpoint().display()))
     }
 }
 

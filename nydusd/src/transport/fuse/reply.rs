@@ -39,7 +39,9 @@ impl Reply {
         match (&*self.device).write_vectored(&[IoSlice::new(&header), IoSlice::new(data)]) {
             Ok(_) => {}
             // The request was interrupted, or the connection is gone: nobody waits.
-            Err(e) if [Some(Errno::ENOENT as i32), Some(Errno::ENODEV as i32)].contains(&e.raw_os_error()) => {
+            Err(e)
+                if [Some(Errno::ENOENT as i32), Some(Errno::ENODEV as i32)].contains(&e.raw_os_error()) =>
+            {
                 debug!("request {}: nobody waits for its answer any more", self.unique);
             }
             Err(e) => warn!("the kernel refused the answer to request {}: {e}", self.unique),
