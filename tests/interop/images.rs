@@ -20,7 +20,10 @@ fn check(name: &str) {
             }
         }
     }
-    check_settings(&image, Form::V2Json, Caching::Encrypted, false);
+    if image.version == Version::V6 {
+        // Chunks of v5 are not aligned to pages, which cache encryption wants.
+        check_settings(&image, Form::V2Json, Caching::Encrypted, false);
+    }
 }
 
 fn check_settings(image: &Image, form: Form, caching: Caching, validate: bool) {

@@ -293,7 +293,7 @@ impl Refusal {
 pub struct BackendReads {
     /// How many.
     pub count: u64,
-    /// Bytes they brought.
+    /// Bytes they brought; those of chunk tables and the like are not counted.
     pub bytes: u64,
 }
 
@@ -341,18 +341,32 @@ impl Daemon {
         api::get(self.socket.as_ref().expect("the daemon was started with a socket"), path)
     }
 
-    /// The body of a metrics page, for the mount at `/`.
-    pub fn metrics(&self, page: &str) -> Value {
+    /// The counters of its cache.
+    pub fn cache_metrics(&self) -> Value {
+        self.metrics("blobcache")
+    }
+
+    /// One counter of its cache. Fails the test if there is none of this name.
+    pub fn counter(&self, name: &str) -> u64 {
+        number(&self.cache_metrics(), name)
+    }
+
+    fn metrics(&self, page: &str) -> Value {
         let answer = self.api(&format!("/api/v1/metrics/{page}"));
         assert_eq!(answer.status, 200, "{page}: {}", answer.body);
         answer.body
     }
 
-    /// What it asked of its backend so far.
+    /// What it asked of its backend so far: chunks, and everything that describes them.
     pub fn backend_reads(&self) -> BackendReads {
-        let metrics = self.metrics("backend");
-        let number = |key: &str| metrics[key].as_u64().unwrap_or_else(|| panic!("no {key} in {metrics}"));
-        BackendReads { count: number("read_count"), bytes: number("read_amount_total") }
+        if program::is_reference() {
+            let metrics = self.metrics("backend");
+            let bytes = number(&metrics, "read_amount_total");
+            return BackendReads { count: number(&metrics, "read_count"), bytes };
+        }
+        let metrics = self.cache_metrics();
+        let count = number(&metrics, "backend_requests") + number(&metrics, "metadata_requests");
+        BackendReads { count, bytes: number(&metrics, "backend_bytes") }
     }
 
     /// Waits until `done`. Fails the test if that takes longer than ten seconds.
@@ -434,6 +448,10 @@ impl Drop for Daemon {
             tail.iter().rev().for_each(|line| eprintln!("{line}"));
         }
     }
+}
+
+fn number(metrics: &Value, name: &str) -> u64 {
+    metrics[name].as_u64().unwrap_or_else(|| panic!("no {name} in {metrics}"))
 }
 
 /// A test that panicked while holding a lock must not keep others from cleaning up.
