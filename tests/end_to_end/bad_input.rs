@@ -64,7 +64,7 @@ fn something_else_than_a_bootstrap() {
     let refusal = scratch.launch(&path, &scratch.config(&image())).refused();
     refusal.assert_explained(&["not-a-bootstrap"]);
     let refusal = scratch.launch(&scratch.cache(), &scratch.config(&image())).refused();
-    refusal.assert_explained(&["cache", "directory"]);
+    refusal.assert_explained(&["cache", "not a regular file"]);
 }
 
 #[test]
@@ -85,13 +85,21 @@ fn a_configuration_that_is_not_there_or_not_readable() {
 fn wrong_types_and_values_are_named_by_their_path() {
     require_mounts!();
     let set = |key: &'static str, value: Value| move |config: Value| with_key(&config, key, value);
-    refused_config(Form::V1, set("enable_xattr", json!("yes")), &["enable_xattr", "boolean"]);
+    refused_config(Form::V1, set("enable_xattr", json!("yes")), &["enable_xattr", "true or false"]);
     refused_config(Form::V1, set("mode", json!("fast")), &["mode", "fast", "direct"]);
     refused_config(Form::V1, set("device.backend.type", json!("tape")), &["device.backend.type", "tape"]);
-    refused_config(Form::V2Json, set("rafs.enable_xattr", json!("yes")), &["rafs.enable_xattr", "boolean"]);
+    refused_config(
+        Form::V2Json,
+        set("rafs.enable_xattr", json!("yes")),
+        &["rafs.enable_xattr", "true or false"],
+    );
     refused_config(Form::V2Json, set("rafs.mode", json!("fast")), &["rafs.mode", "fast", "direct"]);
     refused_config(Form::V2Json, set("version", json!(3)), &["version"]);
-    refused_config(Form::V2Toml, set("backend.localfs.dir", json!(7)), &["backend.localfs.dir", "string"]);
+    refused_config(
+        Form::V2Toml,
+        set("backend.localfs.dir", json!(7)),
+        &["backend.localfs.dir", "expected", "7"],
+    );
     refused_config(Form::V2Toml, set("cache.type", json!("cellar")), &["cache.type", "cellar"]);
 }
 
@@ -123,7 +131,7 @@ fn a_directory_of_blobs_that_is_missing() {
     let mut config = scratch.config(&image());
     config.blobs = scratch.path("no-such-blobs");
     let refusal = scratch.launch(&image().bootstrap(), &config).refused();
-    refusal.assert_explained(&["no-such-blobs", "No such file"]);
+    refusal.assert_explained(&["no-such-blobs", "not found"]);
 }
 
 #[test]

@@ -100,6 +100,7 @@ fn serve_through_stall(
             })
             .collect();
         daemon.wait_for("the backend is asked", || stall.held() > 0);
+        let (before, mut served) = (daemon.counter("bytes_from_cache"), 0);
         for round in 0..1000 {
             let piece = rng.pick(cached);
             let len = 1 + rng.index(piece.content.len());
@@ -108,6 +109,7 @@ fn serve_through_stall(
             let file = open_direct(&root.join(&piece.path)).unwrap();
             let found = read_at(&file, offset as u64, len).unwrap();
             latencies.add(start.elapsed());
+            served += found.len() as u64;
             assert!(found == piece.content[offset..offset + len], "wrong bytes in {}", piece.path.display());
             if round % 20 == 0 {
                 let dir = *rng.pick(&["many", "usr/share/zoneinfo", "etc", "lib", "."]);
@@ -120,6 +122,11 @@ fn serve_through_stall(
                 assert!(all <= ALL_THREADS && stuck <= STUCK_THREADS, "{all} threads, {stuck} of them stuck");
             }
         }
+        let counted = daemon.counter("bytes_from_cache") - before;
+        assert!(
+            counted >= served,
+            "the daemon served {counted} of {served} bytes: the page cache did the rest"
+        );
         let unanswered = stuck.iter().filter(|reader| !reader.is_finished()).count();
         assert!(unanswered * 2 > readers.len(), "only {unanswered} readers were stuck all the while");
         for (reader, stuck) in readers.iter().zip(stuck) {
