@@ -15,6 +15,7 @@ use super::layout::{
 use super::node::{Node, Place};
 use super::{Entries, Extents, Xattrs, blobs, chunks};
 use crate::blob_limits;
+use crate::check::Inspection;
 use crate::chunk_record::ChunkRecord;
 use crate::error::{Error, Result};
 use crate::extent::clip;
@@ -178,10 +179,20 @@ impl Tree {
         Ok(())
     }
 
-    /// Checks all chunks of a file, and returns how many there are.
-    pub(crate) fn check_chunks(&self, ino: Ino) -> Result<u64> {
+    /// Looks at all parts of an inode.
+    pub(crate) fn inspect(&self, ino: Ino) -> Result<Inspection> {
         let node = self.node(ino)?;
-        Extents::new(self, &node, 0, node.size)?.try_fold(0, |count, extent| extent.map(|_| count + 1))
+        let mut xattrs = self.xattrs_of(&node)?.into_iter().flatten();
+        Ok(Inspection {
+            footprint: node.footprint(),
+            size: node.size,
+            xattrs: xattrs.try_fold(0, |count, xattr| xattr.map(|_| count + 1))?,
+            chunks: match node.file_type {
+                FileType::Regular => Extents::new(self, &node, 0, node.size)?
+                    .try_fold(0, |count, extent| extent.map(|_| count + 1))?,
+                _ => 0,
+            },
+        })
     }
 
     pub(crate) fn root(&self) -> Ino {
@@ -258,7 +269,11 @@ impl Tree {
     }
 
     pub(crate) fn xattrs(&self, ino: Ino) -> Result<Option<Xattrs<'_>>> {
-        match self.node(ino)?.xattrs {
+        self.xattrs_of(&self.node(ino)?)
+    }
+
+    fn xattrs_of(&self, node: &Node) -> Result<Option<Xattrs<'_>>> {
+        match node.xattrs {
             (_, 0) => Ok(None),
             (offset, size) => Xattrs::new(&self.image, offset, size).map(Some),
         }
