@@ -1,1 +1,13 @@
-//! See the design.
+//! The daemon: configuration, mounts, transports, administration, telemetry.
+
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod demo;
+pub mod filesystem;
+pub mod limits;
+pub mod mounts;
+pub mod telemetry;
+pub mod transport;
+pub mod version;

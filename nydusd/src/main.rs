@@ -1,2 +1,61 @@
-//! The daemon.
-fn main() {}
+//! `nydusd`: mounts container images whose data is fetched when it is read.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use nydusd::cli::{self, Invocation};
+use nydusd::telemetry::logs::{self, Logs};
+use nydusd::{daemon, demo};
+use tokio::runtime::{Builder, Runtime};
+
+fn main() -> ExitCode {
+    let invocation = match cli::parse() {
+        Ok(invocation) => invocation,
+        Err(refusal) => return refusal.report(),
+    };
+    match run(&invocation) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("Error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(invocation: &Invocation) -> Result<()> {
+    match invocation {
+        Invocation::Fuse(args) => {
+            let logs = Arc::new(logs::init(&args.global.log_options())?);
+            let runtime = runtime()?;
+            let ended = daemon::run_fuse(args, logs.clone(), &runtime);
+            if let (Err(e), Some(_)) = (&ended, args.global.log_options().file) {
+                tracing::error!("{e:#}");
+            }
+            finish(runtime, &logs);
+            ended
+        }
+        Invocation::Demo(args) => demo::run(args, &runtime()?),
+        Invocation::Completions(shell) => print(&cli::completions(*shell)),
+        Invocation::Man => print(&cli::man().context("cannot write the manual page")?),
+    }
+}
+
+fn runtime() -> Result<Runtime> {
+    // A few workers more than cores: the tasks copy data that their readers wait for.
+    let workers = std::thread::available_parallelism().map_or(2, usize::from) + 1;
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(workers).thread_name("async").enable_all();
+    builder.build().context("cannot start the async runtime")
+}
+
+/// Ends without waiting for what may never come back, such as a read of a dead disk.
+fn finish(runtime: Runtime, logs: &Logs) {
+    runtime.shutdown_background();
+    logs.flush();
+}
+
+fn print(bytes: &[u8]) -> Result<()> {
+    std::io::stdout().write_all(bytes).context("cannot write to standard output")
+}

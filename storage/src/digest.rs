@@ -4,6 +4,11 @@ use std::fmt;
 
 use sha2::Digest as _;
 
+/// The CRC-32C (Castagnoli) of `data`; `123456789` gives 0xe3069283.
+pub fn crc32c(data: &[u8]) -> u32 {
+    crc32c::crc32c(data)
+}
+
 /// A 32-byte BLAKE3 or SHA-256 digest; which of the two is a property of the image.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest(pub [u8; 32]);
@@ -58,5 +63,20 @@ impl Digester {
                 Digest(hasher.finalize().into())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_answers() {
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
+        let sha = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        assert_eq!(Digester::Sha256.digest(b"abc").to_string(), sha);
+        let blake = "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85";
+        assert_eq!(Digester::Blake3.digest(b"abc").to_string(), blake);
+        assert_eq!(Digester::Blake3.digest_parts([b"a".as_slice(), b"", b"bc"]).to_string(), blake);
     }
 }

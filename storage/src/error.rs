@@ -1,7 +1,7 @@
 //! One error type for blobs; its variants say what a caller can do about it.
 
-use std::io;
 use std::time::Duration;
+use std::{fmt, io};
 
 /// The result of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -64,6 +64,19 @@ impl Error {
     /// Shorthand for [`Error::Corrupt`].
     pub fn corrupt(what: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::Corrupt { what: what.into(), detail: detail.into() }
+    }
+
+    /// The same failure, told of the larger thing `what` that it happened in.
+    pub fn within(mut self, whole: impl fmt::Display) -> Self {
+        match &mut self {
+            Self::NotFound { what, .. }
+            | Self::Denied { what, .. }
+            | Self::Corrupt { what, .. }
+            | Self::TimedOut { what, .. }
+            | Self::Unavailable { what, .. }
+            | Self::Invalid { what, .. } => *what = format!("{whole}: {what}"),
+        }
+        self
     }
 
     /// Shorthand for [`Error::Invalid`].

@@ -8,7 +8,12 @@
 
 pub mod backend;
 pub mod blob;
+pub mod cipher;
+pub mod codec;
 pub mod digest;
 mod error;
+
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use error::{Error, Result};

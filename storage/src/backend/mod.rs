@@ -1,7 +1,7 @@
 //! Where blobs are read from: [`Backend`], one file for each kind of place.
 //!
 //! A backend knows nothing of chunks: it hands out byte ranges of named objects, each inside the deadline it is
-//! given. The laws every backend keeps are one test-suite, [`laws`].
+//! given. The laws every backend keeps are one test-suite, `laws` (feature `testing`).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,6 +11,16 @@ use bytes::Bytes;
 
 use crate::Result;
 use crate::blob::BlobId;
+
+mod blocking;
+#[cfg(any(test, feature = "testing"))]
+pub mod laws;
+pub mod localdisk;
+pub mod localfs;
+mod span;
+
+/// The most bytes of one read: 1 GiB. Asking for more is [`crate::Error::Invalid`], not an allocation.
+pub const MAX_READ: u64 = 1 << 30;
 
 /// A boxed future, as object-safe async traits need it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

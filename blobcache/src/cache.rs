@@ -1,0 +1,189 @@
+//! A directory of blobs and what they share: backend, threads, memory budget, counters, the flusher.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use storage::backend::Backend;
+use storage::blob::{BlobDescription, BlobId, DigestSource};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::blob::Blob;
+use crate::error::{Error, Result};
+use crate::lock;
+use crate::metrics::Metrics;
+use crate::options::{CacheOptions, CacheStorage};
+use crate::pool::Pool;
+use crate::shelf::{Shape, Shelf};
+
+/// How often what was cached is made durable.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
+/// Threads for reads, writes and syncs of cache files.
+const DISK_THREADS: usize = 4;
+/// The budget is counted in pieces of so many bytes.
+const BUDGET_PIECE: u64 = 4096;
+
+/// A directory of blobs, shared by mounts. Dropping it keeps everything but does not wait: see [`BlobCache::shutdown`].
+pub struct BlobCache {
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for BlobCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlobCache").field("storage", &self.shared.options.storage).finish_non_exhaustive()
+    }
+}
+
+/// What all blobs of a cache use.
+pub(crate) struct Shared {
+    pub(crate) options: CacheOptions,
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) runtime: Handle,
+    /// Decoding and digests: as many threads as cores.
+    pub(crate) decode_pool: Pool,
+    /// Files of the cache.
+    pub(crate) disk_pool: Pool,
+    pub(crate) metrics: Metrics,
+    budget: Arc<Semaphore>,
+    budget_pieces: u32,
+    /// Kept while anybody uses them, or they have something that is not durable.
+    shelves: Mutex<HashMap<BlobId, Arc<Shelf>>>,
+}
+
+impl BlobCache {
+    /// Opens a cache whose blobs are read from `backend`; background work runs on `runtime`.
+    ///
+    /// Makes the directory. [`crate::ErrorKind::Invalid`] for options that contradict themselves.
+    pub fn open(options: CacheOptions, backend: Arc<dyn Backend>, runtime: Handle) -> Result<Arc<Self>> {
+        if let CacheStorage::Directory { work_dir, encryption, .. } = &options.storage {
+            std::fs::create_dir_all(work_dir)
+                .map_err(|error| Error::io(format!("cache directory {}", work_dir.display()), error))?;
+            if encryption.is_some_and(|e| !e.convergent && e.key[..16] == e.key[16..]) {
+                return Err(Error::invalid(
+                    "cache encryption key",
+                    "its halves are equal, XTS needs two keys",
+                ));
+            }
+        }
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        let threads = |error| Error::io("threads of the cache", error);
+        let budget_pieces =
+            u32::try_from(options.memory_bytes / BUDGET_PIECE).unwrap_or(u32::MAX).clamp(1, 1 << 28);
+        let shared = Arc::new(Shared {
+            backend,
+            decode_pool: Pool::new("cache-decode", cores).map_err(threads)?,
+            disk_pool: Pool::new("cache-disk", DISK_THREADS).map_err(threads)?,
+            metrics: Metrics::default(),
+            budget: Arc::new(Semaphore::new(budget_pieces as usize)),
+            budget_pieces,
+            shelves: Mutex::default(),
+            options,
+            runtime,
+        });
+        if matches!(shared.options.storage, CacheStorage::Directory { .. }) {
+            shared.runtime.spawn(flush_now_and_then(Arc::downgrade(&shared)));
+        }
+        Ok(Arc::new(Self { shared }))
+    }
+
+    /// One blob of a mounted image; `digests` are those of that image. Opens or makes the blob's files; no network.
+    ///
+    /// Mounts that describe the same blob share its files and its fetches; they must describe it equally.
+    pub fn blob(
+        &self,
+        description: Arc<BlobDescription>,
+        digests: Arc<dyn DigestSource>,
+    ) -> Result<Arc<Blob>> {
+        let shared = &self.shared;
+        let shape = Shape::of(&description);
+        // Held while the files are opened, so that they are opened once; readers never take this lock.
+        let mut shelves = lock(&shared.shelves);
+        let shelf = match shelves.get(&description.id) {
+            Some(shelf) if shelf.shape() == shape => Arc::clone(shelf),
+            Some(shelf) if Arc::strong_count(shelf) > 1 => {
+                return Err(Error::invalid(
+                    format!("blob {}", description.id),
+                    format!("{shape:?}, but another mount describes it as {:?}", shelf.shape()),
+                ));
+            }
+            _ => {
+                let options = &shared.options;
+                let shelf = Arc::new(Shelf::open(&description, &options.storage, options.boot_id)?);
+                shelves.insert(description.id.clone(), Arc::clone(&shelf));
+                shelf
+            }
+        };
+        Ok(Arc::new(Blob::new(Arc::clone(shared), shelf, description, digests)))
+    }
+
+    /// Counters since the cache was opened.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    /// Makes everything durable that is in the cache now. Gives up at `deadline`; the first failure is returned, the
+    /// other blobs are flushed all the same. Polled on the cache's runtime.
+    pub async fn flush(&self, deadline: Instant) -> Result<()> {
+        let started = Instant::now();
+        tokio::time::timeout_at(deadline.into(), self.shared.flush())
+            .await
+            .map_err(|_| Error::timed_out("flush of the cache", started.elapsed()))?
+    }
+
+    /// Waits until what is being fetched has been written. Reads that begin meanwhile are served afterwards.
+    pub async fn idle(&self, deadline: Instant) -> Result<()> {
+        // All of the budget is there when nothing is in flight.
+        self.shared.budget(u64::MAX, deadline).await.map(drop)
+    }
+
+    /// [`Self::idle`], then [`Self::flush`]: for an unmount. Bounded by `deadline`.
+    pub async fn shutdown(&self, deadline: Instant) -> Result<()> {
+        let idle = self.idle(deadline).await;
+        let flushed = self.flush(deadline).await;
+        idle.and(flushed)
+    }
+}
+
+impl Shared {
+    /// A share of the memory budget, at most all of it. Waits until `deadline`.
+    pub(crate) async fn budget(&self, bytes: u64, deadline: Instant) -> Result<OwnedSemaphorePermit> {
+        let started = Instant::now();
+        let pieces = u32::try_from(bytes.div_ceil(BUDGET_PIECE)).unwrap_or(u32::MAX).min(self.budget_pieces);
+        let acquired = Arc::clone(&self.budget).acquire_many_owned(pieces);
+        match tokio::time::timeout_at(deadline.into(), acquired).await {
+            Ok(Ok(permit)) => Ok(permit),
+            // The semaphore is never closed.
+            Ok(Err(_)) => Err(Error::aborted("memory budget of the cache")),
+            Err(_) => Err(Error::timed_out("memory budget of the cache", started.elapsed())),
+        }
+    }
+
+    async fn flush(self: &Arc<Self>) -> Result<()> {
+        let shelves: Vec<_> = lock(&self.shelves).values().cloned().collect();
+        let mut result = Ok(());
+        for shelf in shelves {
+            let shared = Arc::clone(self);
+            let sync = move || {
+                let done = shelf.make_durable(shared.options.disk.as_ref(), &shared.metrics);
+                drop(shelf);
+                done
+            };
+            result = result.and(self.disk_pool.run(sync).await.and_then(|done| done));
+        }
+        // All that nobody uses is durable now, or cannot be made so.
+        lock(&self.shelves).retain(|_, shelf| Arc::strong_count(shelf) > 1);
+        result
+    }
+}
+
+async fn flush_now_and_then(shared: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(FLUSH_INTERVAL).await;
+        let Some(shared) = shared.upgrade() else { break };
+        if let Err(error) = shared.flush().await {
+            tracing::warn!(%error, "cached chunks could not be made durable");
+        }
+    }
+}

@@ -1,0 +1,505 @@
+//! Misses: from wanted units to published chunks.
+//!
+//! `launch` widens and groups what one reader opened; each group is led by a task of its own, which claims its units
+//! among the processes, reads them with one request, and lands each: decode, check, answer, write, publish.
+//! Nothing that failed a check is written or handed out. A reader that goes away does not end a flight.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use storage::backend::{Priority, Request};
+use storage::blob::Unit;
+use storage::digest::Digest;
+
+use crate::blob::{Inner, Record};
+use crate::error::{Error, Result};
+use crate::flight::{Boarding, Leader};
+use crate::plan::{self, Span};
+use crate::shelf::{Form, Place};
+use crate::table::{Origin, Table};
+
+/// How long another process that has claimed a unit is waited for, at most.
+const MAX_PATIENCE: Duration = Duration::from_secs(5);
+/// The pauses between looking whether it is done.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+
+/// What there is at most one flight of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Key {
+    /// Reading a chunk from the data file.
+    Local(u32),
+    /// Fetching the unit whose first chunk this is.
+    Unit(u32),
+}
+
+impl Key {
+    /// The key of a unit; `index` is one of its chunks.
+    pub(crate) fn of(unit: &Unit, index: u32) -> Self {
+        Self::Unit(unit.members.first().map_or(index, |chunk| chunk.index))
+    }
+
+    fn index(self) -> u32 {
+        match self {
+            Self::Local(index) | Self::Unit(index) => index,
+        }
+    }
+}
+
+/// What a flight brings for one chunk.
+#[derive(Clone, Debug)]
+pub(crate) enum Piece {
+    /// Its bytes, from the backend.
+    Fetched(Bytes),
+    /// Its bytes, from the data file.
+    Kept(Bytes),
+    /// It is in the data file now: another process put it there.
+    Elsewhere,
+    /// It is not in the data file.
+    Absent,
+    /// It cannot be had.
+    Failed(Error),
+}
+
+/// The result of a flight: chunks, ascending by index.
+#[derive(Debug)]
+pub(crate) struct Served(Vec<(u32, Piece)>);
+
+impl Served {
+    pub(crate) fn one(index: u32, piece: Piece) -> Self {
+        Self(vec![(index, piece)])
+    }
+
+    pub(crate) fn piece(&self, index: u32) -> Piece {
+        match self.0.binary_search_by_key(&index, |(chunk, _)| *chunk) {
+            Ok(found) => self.0[found].1.clone(),
+            Err(_) => Piece::Failed(Error::aborted(format!("chunk {index}: not in its unit"))),
+        }
+    }
+}
+
+/// A unit that is being fetched.
+pub(crate) struct Flying {
+    unit: Unit,
+    /// v5: the record of its chunk.
+    record: Option<Record>,
+    /// v6: where the table came from that describes it.
+    origin: Option<Origin>,
+    /// What the data file holds is wrong: it is fetched whatever others say.
+    insist: bool,
+    // Released before the flight ends, so that the next leader of the unit in this process finds it free.
+    claim: Option<Claim>,
+    leader: Leader<Key, Arc<Served>>,
+}
+
+impl Flying {
+    pub(crate) fn new(
+        unit: Unit,
+        leader: Leader<Key, Arc<Served>>,
+        record: Option<Record>,
+        origin: Option<Origin>,
+        insist: bool,
+    ) -> Self {
+        Self { unit, record, origin, insist, claim: None, leader }
+    }
+
+    fn span(&self) -> Span {
+        Span { offset: self.unit.offset, len: self.unit.len, alone: self.unit.len_is_bound }
+    }
+
+    fn answer_all(&self, piece: &Piece) {
+        let pieces = self.unit.members.iter().map(|chunk| (chunk.index, piece.clone())).collect();
+        self.leader.answer(Ok(Arc::new(Served(pieces))));
+    }
+
+    /// True if what is asked for has been published by somebody else.
+    fn is_elsewhere(&self, blob: &Inner) -> bool {
+        // Who insists has seen that what others trust cannot be checked.
+        let is_here = |index| blob.confirmed(index) || (!self.insist && blob.shelf.trusted(index));
+        match self.leader.asked() {
+            asked if asked.is_empty() => is_here(self.leader.key().index()),
+            asked => asked.into_iter().all(is_here),
+        }
+    }
+
+    /// Claims the unit among all processes; true if nobody else has it.
+    fn claim(&mut self, blob: &Arc<Inner>) -> bool {
+        let index = self.leader.key().index();
+        let Some(trust) = blob.shelf.trust() else { return true };
+        match trust.try_claim(index, 1) {
+            Ok(true) => {
+                self.claim = Some(Claim { blob: Arc::clone(blob), index });
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                // Without claims a chunk may be fetched twice; that is all.
+                tracing::warn!(blob = %blob.description.id, chunk = index, %error, "cannot claim a chunk");
+                true
+            }
+        }
+    }
+}
+
+/// A unit that other processes leave to us.
+struct Claim {
+    blob: Arc<Inner>,
+    index: u32,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(trust) = self.blob.shelf.trust() {
+            trust.release(self.index, 1);
+        }
+    }
+}
+
+/// Starts the flights that one reader opened.
+pub(crate) fn launch(blob: &Arc<Inner>, mut opened: Vec<Flying>, table: Option<&Table>) {
+    opened.sort_by_key(|flying| flying.unit.offset);
+    let gap = blob.shared.options.amplify_bytes / 128;
+    let spans: Vec<_> = opened.iter().map(Flying::span).collect();
+    let mut groups = plan::requests(&spans, gap);
+    // From behind, so that a widened request does not meet the next one's units unopened.
+    while let Some(group) = groups.pop() {
+        let mut group = opened.split_off(group.start);
+        if let Some(table) = table {
+            widen(blob, &mut group, table, gap);
+        }
+        blob.shared.runtime.spawn(lead(Arc::clone(blob), group));
+    }
+}
+
+/// Adds the units that follow, as long as they are worth it: stored next to it, not here, nobody's, with a known digest,
+/// and within the limit of the options.
+fn widen(blob: &Arc<Inner>, group: &mut Vec<Flying>, table: &Table, gap: u64) {
+    let limit = blob.shared.options.amplify_bytes;
+    let Some(last) = group.last() else { return };
+    let (origin, deadline) = (last.origin, last.leader.deadline());
+    if limit == 0 || origin.is_none() || last.span().alone || !blob.shelf.accepts_writes() {
+        return;
+    }
+    let spans: Vec<_> = group.iter().map(Flying::span).collect();
+    let mut range = plan::cover(&spans);
+    let mut next = last.unit.members.last().and_then(|chunk| chunk.index.checked_add(1));
+    while let Some(index) = next.filter(|index| *index < table.chunks.len()) {
+        let Ok(unit) = table.chunks.unit(&blob.description, index) else { break };
+        let (Some(end), Some(first)) = (unit.offset.checked_add(unit.len), unit.members.first()) else {
+            break;
+        };
+        let fits = unit.offset <= range.end + gap && end > range.end && end - range.start <= limit;
+        let wanted = !blob.confirmed(index) && !blob.shelf.trusted(index) && !blob.shelf.claimed(index);
+        let known = blob.digests.at_hand(blob, Place::from(first)).is_some();
+        if !(fits && wanted && known && unit.offset >= range.start) {
+            break;
+        }
+        let key = Key::of(&unit, index);
+        let landed = || blob.confirmed(index);
+        let Boarding::Opened(_, leader) = blob.shelf.flights.board(key, None, deadline, landed) else {
+            break;
+        };
+        range.end = end;
+        next = unit.members.last().and_then(|chunk| chunk.index.checked_add(1));
+        group.push(Flying::new(unit, leader, None, origin, false));
+    }
+}
+
+/// Claims a group's units and fetches those that are ours; the others wait for who has them, each by itself.
+async fn lead(blob: Arc<Inner>, group: Vec<Flying>) {
+    let mut ours = Vec::new();
+    for mut flying in group {
+        if !flying.claim(&blob) {
+            if !flying.leader.asked().is_empty() {
+                blob.shared.runtime.spawn(wait_and_lead(Arc::clone(&blob), flying));
+            }
+        } else if flying.is_elsewhere(&blob) {
+            flying.answer_all(&Piece::Elsewhere);
+        } else {
+            ours.push(flying);
+        }
+    }
+    let spans: Vec<_> = ours.iter().map(Flying::span).collect();
+    let mut groups = plan::requests(&spans, blob.shared.options.amplify_bytes / 128);
+    let mut requests = Vec::new();
+    while let Some(group) = groups.pop() {
+        requests.push(request(&blob, ours.split_off(group.start)));
+    }
+    join_all(requests).await;
+}
+
+/// Waits until another process has published the unit or given it up, or patience ends.
+async fn wait_and_lead(blob: Arc<Inner>, mut flying: Flying) {
+    blob.shared.metrics.foreign_waits.increment();
+    let started = Instant::now();
+    let patience = MAX_PATIENCE.min(flying.leader.deadline().saturating_duration_since(started) / 4);
+    let mut pause = PAUSES.0;
+    while started.elapsed() < patience {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(PAUSES.1);
+        let claimed = flying.claim(&blob);
+        if flying.is_elsewhere(&blob) {
+            flying.answer_all(&Piece::Elsewhere);
+            return;
+        }
+        if claimed {
+            break;
+        }
+    }
+    request(&blob, vec![flying]).await;
+}
+
+/// Reads the units with one request and lands each. They ascend by offset and touch, but for small gaps.
+async fn request(blob: &Arc<Inner>, group: Vec<Flying>) {
+    match read(blob, &group).await {
+        Ok((start, bytes, share)) => {
+            let landings = group.into_iter().map(|flying| {
+                let from = (flying.unit.offset - start) as usize;
+                let to = from.saturating_add(flying.unit.len as usize).min(bytes.len());
+                land(blob, flying, bytes.slice(from.min(to)..to))
+            });
+            join_all(landings).await;
+            // Only now: until it is written, it is in memory.
+            drop(share);
+        }
+        Err(error) => group.iter().for_each(|flying| flying.leader.answer(Err(error.clone()))),
+    }
+}
+
+async fn read(
+    blob: &Arc<Inner>,
+    group: &[Flying],
+) -> Result<(u64, Bytes, tokio::sync::OwnedSemaphorePermit)> {
+    let spans: Vec<_> = group.iter().map(Flying::span).collect();
+    let range = plan::cover(&spans);
+    let deadline = group.iter().map(|flying| flying.leader.deadline()).max().unwrap_or_else(Instant::now);
+    let decoded: u64 = group.iter().map(|flying| flying.unit.decoded_size()).sum();
+    let len = range.end - range.start;
+    let share = blob.shared.budget(len.saturating_add(decoded), deadline).await?;
+    let bytes = match group {
+        [flying] => read_unit(blob, &flying.unit, deadline).await?,
+        _ => {
+            let request = Request { priority: Priority::OnDemand, deadline };
+            let read = blob.shared.backend.read(&blob.description.id, range.start, len, request);
+            let bytes = count(blob, deadline, read).await?;
+            if bytes.len() as u64 != len {
+                return Err(Error::corrupt(
+                    format!("blob {} bytes {} + {len}", blob.description.id, range.start),
+                    format!("{} bytes came", bytes.len()),
+                ));
+            }
+            bytes
+        }
+    };
+    Ok((range.start, bytes, share))
+}
+
+async fn read_unit(blob: &Arc<Inner>, unit: &Unit, deadline: Instant) -> Result<Bytes> {
+    let request = Request { priority: Priority::OnDemand, deadline };
+    count(blob, deadline, unit.fetch(&blob.description, blob.shared.backend.as_ref(), request)).await
+}
+
+/// Counts a read of the backend, and ends it by its deadline whatever the backend does.
+async fn count(
+    blob: &Inner,
+    deadline: Instant,
+    read: impl Future<Output = storage::Result<Bytes>>,
+) -> Result<Bytes> {
+    let (metrics, started) = (&blob.shared.metrics, Instant::now());
+    metrics.backend_requests.increment();
+    let result = match tokio::time::timeout_at(deadline.into(), read).await {
+        Ok(result) => result.map_err(Error::from),
+        Err(_) => Err(blob.timed_out("the backend", started)),
+    };
+    match &result {
+        Ok(bytes) => metrics.backend_bytes.add(bytes.len() as u64),
+        Err(_) => metrics.backend_errors.increment(),
+    }
+    result
+}
+
+/// What came of one chunk of a unit.
+enum Verdict {
+    /// Digest or checksum is right, or nobody wants it looked at.
+    Checked(Bytes),
+    /// There is nothing to check it with.
+    Unchecked(Bytes),
+    /// What is wrong.
+    Wrong(Error),
+}
+
+/// Turns the stored bytes of a unit into chunks, answers who waits, then keeps them.
+async fn land(blob: &Arc<Inner>, mut flying: Flying, mut stored: Bytes) {
+    // What is asked for from here on is not in this answer; it is told to ask again.
+    let asked = flying.leader.asked();
+    let deadline = flying.leader.deadline();
+    let mut second = false;
+    let (digests, verdicts) = loop {
+        let digests = match digests(blob, &flying, &asked, deadline).await {
+            Ok(digests) => digests,
+            Err(error) => return flying.leader.answer(Err(error)),
+        };
+        let verdicts = match examine(blob, &flying.unit, &digests, stored.clone()).await {
+            Ok(verdicts) => verdicts,
+            Err(error) => return flying.leader.answer(Err(error)),
+        };
+        let asked_right = flying.unit.members.iter().zip(&verdicts).all(|(chunk, verdict)| {
+            !asked.contains(&chunk.index)
+                || match verdict {
+                    Verdict::Checked(_) => true,
+                    // A table that somebody else left may say anything.
+                    Verdict::Unchecked(_) => flying.origin != Some(Origin::ForeignFile),
+                    Verdict::Wrong(_) => false,
+                }
+        });
+        if asked_right || second {
+            break (digests, verdicts);
+        }
+        second = true;
+        match again(blob, &mut flying, &asked, deadline).await {
+            Ok(bytes) => stored = bytes,
+            Err(error) => return flying.leader.answer(Err(error)),
+        }
+    };
+    let mut pieces = Vec::new();
+    let mut keep = Vec::new();
+    for ((chunk, digest), verdict) in flying.unit.members.iter().zip(digests).zip(verdicts) {
+        let is_asked = asked.contains(&chunk.index);
+        let piece = match verdict {
+            Verdict::Checked(bytes) => {
+                keep.push((Place::from(chunk), digest, bytes.clone()));
+                Piece::Fetched(bytes)
+            }
+            Verdict::Unchecked(bytes) if is_asked && flying.origin != Some(Origin::ForeignFile) => {
+                keep.push((Place::from(chunk), digest, bytes.clone()));
+                Piece::Fetched(bytes)
+            }
+            Verdict::Wrong(error) if is_asked => Piece::Failed(error),
+            // Nobody had asked for it: who does by now is worth an own try, or an own look for a digest.
+            _ => Piece::Failed(Error::aborted(format!("blob {} chunk {}", blob.description.id, chunk.index))),
+        };
+        pieces.push((chunk.index, piece));
+    }
+    blob.shared.metrics.chunks_fetched.add(keep.len() as u64);
+    flying.leader.answer(Ok(Arc::new(Served(pieces))));
+    store(blob, &flying, keep, stored).await;
+}
+
+/// Fetches a unit once more after what came the first time was wrong, by a table of the backend's.
+async fn again(blob: &Arc<Inner>, flying: &mut Flying, asked: &[u32], deadline: Instant) -> Result<Bytes> {
+    blob.shared.metrics.refetches.increment();
+    if flying.origin.is_some_and(|origin| origin != Origin::Backend) {
+        let of_asked = flying.unit.members.iter().find(|chunk| asked.contains(&chunk.index)).map(Place::from);
+        blob.table.forget_file();
+        if let Some(place) = of_asked {
+            let (units, table) = blob.units(&[(place, None)], deadline).await?;
+            flying.origin = table.map(|table| table.origin);
+            if let Some(unit) = units.into_iter().next() {
+                flying.unit = unit;
+            }
+        }
+    }
+    read_unit(blob, &flying.unit, deadline).await
+}
+
+/// The digests of a unit's chunks: of those that are asked for wherever they are, of the others if they are at hand.
+async fn digests(
+    blob: &Arc<Inner>,
+    flying: &Flying,
+    asked: &[u32],
+    deadline: Instant,
+) -> Result<Vec<Option<Digest>>> {
+    let mut digests = Vec::with_capacity(flying.unit.members.len());
+    for chunk in &flying.unit.members {
+        let place = Place::from(chunk);
+        digests.push(if asked.contains(&chunk.index) {
+            blob.digests.of(blob, place, flying.record.as_ref(), deadline).await?
+        } else {
+            blob.digests.at_hand(blob, place)
+        });
+    }
+    Ok(digests)
+}
+
+/// Decodes and checks a unit on the decode pool; says what is wrong, once for each chunk.
+async fn examine(
+    blob: &Arc<Inner>,
+    unit: &Unit,
+    digests: &[Option<Digest>],
+    stored: Bytes,
+) -> Result<Vec<Verdict>> {
+    let (owner, unit, digests) = (Arc::clone(blob), unit.clone(), digests.to_vec());
+    let job = move || {
+        let description = &owner.description;
+        let metrics = &owner.shared.metrics;
+        let verify = owner.shared.options.verify_on_fetch;
+        let decoded = match unit.decode(description, &stored) {
+            Ok(decoded) => decoded,
+            Err(error) => {
+                metrics.digest_mismatches.increment();
+                let first = unit.members.first().map(|chunk| chunk.index);
+                tracing::error!(blob = %description.id, chunk = first, %error, "fetched chunk cannot be decoded");
+                let error = Error::from(error);
+                return unit.members.iter().map(|_| Verdict::Wrong(error.clone())).collect();
+            }
+        };
+        let judged =
+            unit.members.iter().zip(digests).zip(decoded).map(|((chunk, digest), bytes)| match digest {
+                _ if !verify => Verdict::Checked(bytes),
+                // Decoding has checked the checksum.
+                None if chunk.stored.crc32c.is_some() => Verdict::Checked(bytes),
+                None => Verdict::Unchecked(bytes),
+                Some(expected) => {
+                    let found = description.digester.digest(&bytes);
+                    if found == expected {
+                        return Verdict::Checked(bytes);
+                    }
+                    metrics.digest_mismatches.increment();
+                    tracing::error!(
+                        blob = %description.id, chunk = chunk.index, %expected, %found,
+                        "fetched chunk has another digest"
+                    );
+                    Verdict::Wrong(Error::corrupt(
+                        format!("blob {} chunk {}", description.id, chunk.index),
+                        format!("digest {found}, expected {expected}"),
+                    ))
+                }
+            });
+        judged.collect::<Vec<_>>()
+    };
+    blob.shared.decode_pool.run(job).await
+}
+
+/// Writes chunks to the data file and publishes them.
+async fn store(blob: &Arc<Inner>, flying: &Flying, keep: Vec<(Place, Option<Digest>, Bytes)>, stored: Bytes) {
+    if keep.is_empty() || !blob.shelf.accepts_writes() {
+        return;
+    }
+    let (owner, insist, offset) = (Arc::clone(blob), flying.insist, flying.unit.offset);
+    let job = move || {
+        let shelf = &owner.shelf;
+        for (place, digest, bytes) in keep {
+            // Trusted already, by somebody who was faster.
+            let written = if shelf.trusted(place.index) && !insist {
+                Ok(true)
+            } else if shelf.form() == Form::Raw {
+                shelf.write_stored(offset, &stored)
+            } else {
+                shelf.write_chunk(place, digest, &bytes)
+            };
+            match written {
+                Ok(true) => {
+                    if owner.confirm(place.index) {
+                        owner.shared.metrics.chunks_cached.increment();
+                    }
+                }
+                Ok(false) => {}
+                Err(error) => return shelf.pause(&error, &owner.shared.metrics),
+            }
+        }
+    };
+    if let Err(error) = blob.shared.disk_pool.run(job).await {
+        tracing::warn!(blob = %blob.description.id, %error, "fetched chunks were not cached");
+    }
+}

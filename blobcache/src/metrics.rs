@@ -1,0 +1,62 @@
+//! What a cache did, counted.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// The number now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add(&self, by: u64) {
+        self.0.fetch_add(by, Ordering::Relaxed);
+    }
+
+    pub(crate) fn increment(&self) {
+        self.add(1);
+    }
+}
+
+/// Counters of one [`crate::BlobCache`], since it was opened.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Metrics {
+    /// Range reads sent to the backend for chunk data.
+    pub backend_requests: Counter,
+    /// Bytes that those reads returned.
+    pub backend_bytes: Counter,
+    /// Reads of chunk data that the backend failed.
+    pub backend_errors: Counter,
+    /// Reads sent to the backend for chunk tables and digest arrays.
+    pub metadata_requests: Counter,
+    /// Bytes handed to readers from the local copy.
+    pub bytes_from_cache: Counter,
+    /// Bytes handed to readers from a fetch, theirs or one they joined.
+    pub bytes_from_fetch: Counter,
+    /// Chunks decoded from fetched data.
+    pub chunks_fetched: Counter,
+    /// Chunks whose fetched bytes were not what digest, checksum or codec promise.
+    pub digest_mismatches: Counter,
+    /// Second fetches because of that.
+    pub refetches: Counter,
+    /// Cached chunks that were checked at first use and found right.
+    pub cache_chunks_accepted: Counter,
+    /// Cached chunks that were checked at first use and thrown away.
+    pub cache_chunks_rejected: Counter,
+    /// Chunks written to the local copy.
+    pub chunks_cached: Counter,
+    /// Failed reads of the local copy.
+    pub cache_read_errors: Counter,
+    /// Failed writes of the local copy: full disk, quota, I/O errors.
+    pub cache_write_errors: Counter,
+    /// Failed syncs of the local copy.
+    pub cache_sync_errors: Counter,
+    /// Times that another process was waited for.
+    pub foreign_waits: Counter,
+    /// Reads that ended by their deadline.
+    pub timeouts: Counter,
+}

@@ -1,0 +1,176 @@
+//! The chunk table of one v6 blob: loaded at its first miss, from `.blob.meta` beside the data or from the backend.
+//!
+//! A table that we did not fetch ourselves says where a chunk is, no more: what comes out of it must match a digest
+//! or checksum. For a chunk that has none the table has to come from the backend (possibly earlier: the trust
+//! file remembers the digest of the `.blob.meta` that was written then).
+
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use storage::backend::{Priority, Request};
+use storage::blob::ChunkTable;
+use storage::digest::Digester;
+
+use crate::blob::Inner;
+use crate::error::Result;
+use crate::flight::{Boarding, Flights, Leader, starts_again};
+use crate::lock;
+
+/// Where a table came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The backend, by this mount.
+    Backend,
+    /// A file that is, byte for byte, what we once had from the backend.
+    OwnFile,
+    /// A file of somebody else.
+    ForeignFile,
+}
+
+/// A table and what is known of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Table {
+    pub(crate) chunks: ChunkTable,
+    pub(crate) origin: Origin,
+}
+
+/// The table of one blob, once somebody needs it.
+pub(crate) struct TableSlot {
+    current: Mutex<Option<Arc<Table>>>,
+    flights: Flights<(), Arc<Table>>,
+    /// The file has misled us: it is not read again.
+    file_misled: AtomicBool,
+}
+
+impl TableSlot {
+    pub(crate) fn new() -> Self {
+        Self { current: Mutex::default(), flights: Flights::new(), file_misled: AtomicBool::new(false) }
+    }
+
+    /// The table, if it has been loaded.
+    pub(crate) fn loaded(&self) -> Option<Arc<Table>> {
+        lock(&self.current).clone()
+    }
+
+    /// Drops a table that did not come from the backend; the next one will.
+    pub(crate) fn forget_file(&self) {
+        self.file_misled.store(true, Ordering::Release);
+        lock(&self.current).take_if(|table| table.origin != Origin::Backend);
+    }
+
+    /// The table; loads it if need be. A failed attempt does not stand in the way of later ones.
+    pub(crate) async fn get(&self, blob: &Arc<Inner>, deadline: Instant) -> Result<Arc<Table>> {
+        let mut restarts = 0;
+        loop {
+            if let Some(table) = self.loaded() {
+                return Ok(table);
+            }
+            let mut ticket = match self.flights.board((), None, deadline, || self.loaded().is_some()) {
+                Boarding::Landed => continue,
+                Boarding::Joined(ticket) => ticket,
+                Boarding::Opened(ticket, leader) => {
+                    blob.shared.runtime.spawn(load(Arc::clone(blob), leader));
+                    ticket
+                }
+            };
+            let leads_until = ticket.deadline();
+            match ticket.wait().await {
+                Err(error) if starts_again(&error, leads_until, deadline, &mut restarts) => {
+                    ticket.gone().await;
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+async fn load(blob: Arc<Inner>, leader: Leader<(), Arc<Table>>) {
+    let slot = &blob.table;
+    let result = load_table(&blob, leader.deadline(), slot.file_misled.load(Ordering::Acquire)).await;
+    let result = result.map(|table| {
+        let table = Arc::new(table);
+        *lock(&slot.current) = Some(Arc::clone(&table));
+        table
+    });
+    leader.answer(result);
+}
+
+async fn load_table(blob: &Arc<Inner>, deadline: Instant, file_misled: bool) -> Result<Table> {
+    let path = blob.meta_path();
+    if let (Some(path), false) = (path.clone(), file_misled) {
+        let reader = Arc::clone(blob);
+        if let Some(table) = blob.shared.disk_pool.run(move || from_file(&reader, &path)).await? {
+            return Ok(table);
+        }
+    }
+    blob.shared.metrics.metadata_requests.increment();
+    let started = Instant::now();
+    let request = Request { priority: Priority::OnDemand, deadline };
+    let backend = blob.shared.backend.as_ref();
+    let fetched = ChunkTable::fetch(&blob.description, backend, request);
+    let chunks = tokio::time::timeout_at(deadline.into(), fetched)
+        .await
+        .map_err(|_| blob.timed_out("its chunk table", started))??;
+    if let Some(path) = path {
+        let (writer, chunks) = (Arc::clone(blob), chunks.clone());
+        // Nobody waits for the file.
+        blob.shared.runtime.spawn(async move {
+            let pool = Arc::clone(&writer.shared);
+            let written = pool.disk_pool.run(move || to_file(&writer, &path, &chunks)).await;
+            if let Err(error) = written {
+                tracing::warn!(%error, "writing a chunk table was given up");
+            }
+        });
+    }
+    Ok(Table { chunks, origin: Origin::Backend })
+}
+
+fn from_file(blob: &Inner, path: &Path) -> Option<Table> {
+    let id = &blob.description.id;
+    // Checked before it is read: the file may be anything.
+    let expected = blob.meta_len()?;
+    let bytes = match std::fs::metadata(path).and_then(|metadata| {
+        if metadata.len() == expected { std::fs::read(path) } else { Err(io::ErrorKind::InvalidData.into()) }
+    }) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            if error.kind() != io::ErrorKind::NotFound {
+                tracing::warn!(blob = %id, file = %path.display(), %error, "chunk table not usable: fetched again");
+            }
+            return None;
+        }
+    };
+    let known = blob.shelf.trust().and_then(|trust| trust.meta_digest());
+    let own = known.is_some_and(|digest| digest == Digester::Blake3.digest(&bytes));
+    match ChunkTable::from_cache_file(&blob.description, &bytes) {
+        Ok(chunks) => Some(Table { chunks, origin: if own { Origin::OwnFile } else { Origin::ForeignFile } }),
+        Err(error) => {
+            tracing::warn!(blob = %id, file = %path.display(), %error, "chunk table not usable: fetched again");
+            None
+        }
+    }
+}
+
+/// Writes `.blob.meta` under a temporary name, then gives it its own.
+fn to_file(blob: &Inner, path: &Path, chunks: &ChunkTable) {
+    static SERIAL: AtomicU64 = AtomicU64::new(0);
+    let write = || -> io::Result<()> {
+        let bytes = chunks.to_cache_file();
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(format!(".{}-{}.new", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed)));
+        let temporary = PathBuf::from(temporary);
+        let mut file =
+            std::fs::File::options().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
+        io::Write::write_all(&mut file, &bytes)
+            .and_then(|()| std::fs::rename(&temporary, path))
+            .inspect_err(|_| drop(std::fs::remove_file(&temporary)))?;
+        blob.shelf.trust().map_or(Ok(()), |trust| trust.set_meta_digest(Digester::Blake3.digest(&bytes)))
+    };
+    if let Err(error) = write() {
+        blob.shelf.pause(&error, &blob.shared.metrics);
+    }
+}

@@ -1,0 +1,148 @@
+//! Where blobs are read from: one variant for each kind of place.
+//!
+//! The keys of a kind are the same in both schemas; only the table they lie in differs.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::error::Problem;
+use super::http::HttpProxy;
+use super::object_store::{Oss, S3};
+use super::registry::Registry;
+use super::secret::Secret;
+use super::section::Section;
+
+/// The place all blobs of an image are read from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Backend {
+    /// Files of this machine.
+    Localfs(Localfs),
+    /// Partitions of a block device.
+    Localdisk(Localdisk),
+    /// An OSS bucket.
+    Oss(Box<Oss>),
+    /// An S3 bucket.
+    S3(Box<S3>),
+    /// A container registry.
+    Registry(Box<Registry>),
+    /// A plain HTTP server, also over a unix socket.
+    HttpProxy(Box<HttpProxy>),
+}
+
+/// The kinds, by their names in a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Localfs,
+    Localdisk,
+    Oss,
+    S3,
+    Registry,
+    HttpProxy,
+}
+
+impl Kind {
+    pub const ALL: [(&'static str, Kind); 6] = [
+        ("localfs", Kind::Localfs),
+        ("localdisk", Kind::Localdisk),
+        ("oss", Kind::Oss),
+        ("s3", Kind::S3),
+        ("registry", Kind::Registry),
+        ("http-proxy", Kind::HttpProxy),
+    ];
+}
+
+impl Backend {
+    /// Reads the keys of `kind` from their table.
+    pub(super) fn read(kind: Kind, section: &mut Section) -> Result<Self, Problem> {
+        Ok(match kind {
+            Kind::Localfs => Self::Localfs(Localfs::read(section)?),
+            Kind::Localdisk => Self::Localdisk(Localdisk::read(section)?),
+            Kind::Oss => Self::Oss(Box::new(Oss::read(section)?)),
+            Kind::S3 => Self::S3(Box::new(S3::read(section)?)),
+            Kind::Registry => Self::Registry(Box::new(Registry::read(section)?)),
+            Kind::HttpProxy => Self::HttpProxy(Box::new(HttpProxy::read(section)?)),
+        })
+    }
+
+    /// The name of the kind, as it stands in a configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Localfs(_) => "localfs",
+            Self::Localdisk(_) => "localdisk",
+            Self::Oss(_) => "oss",
+            Self::S3(_) => "s3",
+            Self::Registry(_) => "registry",
+            Self::HttpProxy(_) => "http-proxy",
+        }
+    }
+}
+
+/// Blobs are files. At least one of `blob_file` and `dir` is set; `blob_file` wins.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Localfs {
+    /// This file is every blob.
+    pub blob_file: Option<PathBuf>,
+    /// A blob is the file of its name in here.
+    pub dir: Option<PathBuf>,
+    /// Searched in order when the file in `dir` is missing or empty.
+    pub alt_dirs: Vec<PathBuf>,
+}
+
+impl Localfs {
+    fn read(section: &mut Section) -> Result<Self, Problem> {
+        let localfs = Self {
+            blob_file: section.path("blob_file")?,
+            dir: section.path("dir")?,
+            alt_dirs: section.paths("alt_dirs")?,
+        };
+        if localfs.blob_file.is_none() && localfs.dir.is_none() {
+            return Err(
+                section.invalid("dir", "missing; expected the directory of the blobs, or `blob_file`")
+            );
+        }
+        Ok(localfs)
+    }
+}
+
+/// Blobs are partitions of one disk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Localdisk {
+    /// The block device, or a file that is one's image.
+    pub device_path: PathBuf,
+    /// Do not look for a GPT: the whole device is one blob.
+    pub disable_gpt: bool,
+}
+
+impl Localdisk {
+    fn read(section: &mut Section) -> Result<Self, Problem> {
+        Ok(Self {
+            device_path: section
+                .path("device_path")?
+                .ok_or_else(|| section.missing("device_path", "the path of a block device"))?,
+            disable_gpt: section.boolean("disable_gpt")?.unwrap_or(false),
+        })
+    }
+}
+
+/// Settings merged into the backend that an image with external blobs brings along. The values may be secrets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExternalBackend {
+    /// The kind of backend the settings are for.
+    pub kind: String,
+    /// Values to replace.
+    pub patch: BTreeMap<String, Secret>,
+    /// Values to add.
+    pub config: BTreeMap<String, Secret>,
+}
+
+impl ExternalBackend {
+    pub(super) fn read_list(section: &mut Section) -> Result<Vec<Self>, Problem> {
+        section.tables("external_backends", |section| {
+            Ok(Self {
+                kind: section.required_text("type", "the kind of backend")?,
+                patch: section.secrets("patch")?,
+                config: section.secrets("config")?,
+            })
+        })
+    }
+}

@@ -1,0 +1,169 @@
+//! The configuration of one mount: where its blobs come from, where they are kept, how the tree is served.
+//!
+//! There is one typed model, [`Config`], and there are three ways to write it: JSON and TOML after schema v2,
+//! JSON after schema v1 (docs/configuration.md). What a reader returns is valid: every range, every
+//! combination of keys and every required key was checked while it was read, so nobody checks again.
+//!
+//! Texts are read by hand through [`section::Section`] rather than derived: a key is read where its default,
+//! range and unit stand; an error names the full path of the key, what was expected and what was found, the
+//! same for all three forms; what nobody asked for is left over and becomes a warning; and a secret is never
+//! quoted by an error.
+//!
+//! Secrets are of the types [`Secret`], [`SecretUrl`] and [`EncryptionKey`], which print as `***`.
+
+mod backend;
+mod cache;
+mod document;
+mod error;
+mod http;
+mod info;
+mod node;
+mod object_store;
+mod rafs;
+mod registry;
+mod secret;
+mod section;
+#[cfg(test)]
+mod tests;
+mod v1;
+mod v2;
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+pub use backend::{Backend, ExternalBackend, Localdisk, Localfs};
+pub use cache::{Cache, CacheKind, Encryption, FileCache, Fscache};
+pub use error::{Error, Warning};
+pub use http::{HttpOptions, HttpProxy, Mirror, Proxy, Scheme};
+pub use object_store::{Addressing, Oss, S3, SignatureVersion};
+pub use rafs::{Mode, Overlay, Prefetch, Rafs};
+pub use registry::Registry;
+pub use secret::{EncryptionKey, Secret, SecretUrl};
+
+/// The longest configuration text, in bytes.
+pub const MAX_TEXT: usize = 1 << 20;
+
+/// One valid configuration.
+///
+/// The parts are optional as in schema v2; whoever needs a part asks for it with [`Config::backend`],
+/// [`Config::cache`] or [`Config::rafs`] and gets an error that names the missing table. `Debug` prints no
+/// secret.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Names the cache in metrics; may be empty.
+    pub id: String,
+    /// Where blobs are read from.
+    pub backend: Option<Backend>,
+    /// Settings merged into the backends of images with external blobs.
+    pub external_backends: Vec<ExternalBackend>,
+    /// Where blobs are kept.
+    pub cache: Option<Cache>,
+    /// How the tree is served.
+    pub rafs: Option<Rafs>,
+    /// The writable layer above the image.
+    pub overlay: Option<Overlay>,
+}
+
+/// A configuration, and what its text says that means nothing to us.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parsed {
+    /// The configuration.
+    pub config: Config,
+    /// Unknown keys and settings without effect, in the order of their paths.
+    pub warnings: Vec<Warning>,
+}
+
+impl Parsed {
+    /// The configuration; each warning becomes a log line that names `origin`.
+    pub fn log_warnings(self, origin: &str) -> Config {
+        for warning in &self.warnings {
+            tracing::warn!("{origin}: {warning}");
+        }
+        self.config
+    }
+}
+
+impl Config {
+    /// Reads and parses the file at `path`, of at most [`MAX_TEXT`] bytes. Errors begin with the path.
+    pub fn load(path: &Path) -> Result<Parsed, Error> {
+        let origin = path.display().to_string();
+        let mut bytes = Vec::new();
+        File::open(path)
+            .and_then(|file| file.take(MAX_TEXT as u64 + 1).read_to_end(&mut bytes))
+            .map_err(|source| Error::Unreadable { origin: origin.clone(), source })?;
+        Self::parse(&bytes, &origin)
+    }
+
+    /// Parses a configuration text. `origin` says in errors where the text comes from: a file name or a
+    /// request.
+    pub fn parse(text: &[u8], origin: &str) -> Result<Parsed, Error> {
+        document::parse(text).map_err(|failure| failure.at(origin))
+    }
+
+    /// What `--localfs-dir dir` stands for: blobs and their cache both lie in `dir`.
+    pub fn for_localfs_dir(dir: &Path) -> Self {
+        Self {
+            id: String::new(),
+            backend: Some(Backend::Localfs(Localfs { dir: Some(dir.to_owned()), ..Localfs::default() })),
+            external_backends: Vec::new(),
+            cache: Some(Cache::file(dir)),
+            rafs: Some(Rafs::default()),
+            overlay: None,
+        }
+    }
+
+    /// The backend, or an error that says how to name one.
+    pub fn backend(&self) -> Result<&Backend, Error> {
+        self.backend.as_ref().ok_or(Error::Absent { key: "backend", purpose: "where blobs are read from" })
+    }
+
+    /// The cache settings, or an error that says how to give them.
+    pub fn cache(&self) -> Result<&Cache, Error> {
+        self.cache.as_ref().ok_or(Error::Absent { key: "cache", purpose: "where fetched data is kept" })
+    }
+
+    /// The settings of the tree, or an error that says how to give them.
+    pub fn rafs(&self) -> Result<&Rafs, Error> {
+        self.rafs.as_ref().ok_or(Error::Absent { key: "rafs", purpose: "how the image is served" })
+    }
+
+    /// Replaces the registry's `auth` by that of the environment variable `IMAGE_PULL_AUTH`, if it is set and
+    /// not empty. Other backends have no use for it.
+    pub fn apply_environment(&mut self) -> Result<(), Error> {
+        match std::env::var("IMAGE_PULL_AUTH") {
+            Ok(auth) if !auth.is_empty() => self.override_registry_auth(&auth, "IMAGE_PULL_AUTH"),
+            Ok(_) | Err(std::env::VarError::NotPresent) => Ok(()),
+            Err(std::env::VarError::NotUnicode(_)) => Err(error::Problem::value(
+                "IMAGE_PULL_AUTH",
+                "expected base64 text, found bytes that are not UTF-8",
+            )
+            .at("environment")),
+        }
+    }
+
+    /// Replaces the registry's `auth`. `origin` says in an error where `auth` comes from. Nothing happens if
+    /// the backend is no registry.
+    pub fn override_registry_auth(&mut self, auth: &str, origin: &str) -> Result<(), Error> {
+        if let Some(Backend::Registry(registry)) = &mut self.backend {
+            let auth = Secret::new(auth);
+            registry::check_auth(origin, &auth).map_err(|problem| problem.at("environment"))?;
+            registry.auth = Some(auth);
+        }
+        Ok(())
+    }
+}
+
+/// Feeds hostile bytes to the readers: whatever they are, the result is a configuration or an error, never a
+/// panic.
+#[doc(hidden)]
+pub fn fuzzing(bytes: &[u8]) {
+    match Config::parse(bytes, "fuzz") {
+        Ok(parsed) => {
+            let _ = format!("{:?} {}", parsed, parsed.config.to_daemon_info());
+        }
+        Err(error) => {
+            let _ = error.to_string();
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What the API asks of the daemon, and how the daemon describes itself.
+
+use std::time::SystemTime;
+
+use serde_json::{Map, Value, json};
+
+use crate::telemetry::logs::Level;
+use crate::telemetry::utc::Utc;
+use crate::version;
+
+/// The daemon, as the API sees it.
+///
+/// The methods are called from asynchronous code: they return at once and never wait for a disk, a network or
+/// a mount.
+pub trait Daemon: Send + Sync + 'static {
+    /// The name given by `--id`.
+    fn id(&self) -> Option<String> {
+        None
+    }
+
+    /// The supervisor's socket given by `--supervisor`.
+    fn supervisor(&self) -> Option<String> {
+        None
+    }
+
+    /// How far it is.
+    fn state(&self) -> State;
+
+    /// What is mounted.
+    fn mounts(&self) -> Vec<Mount>;
+
+    /// Logs from `level` on.
+    fn set_log_level(&self, level: Level);
+
+    /// Begins to end the process. Called before the answer is sent: the end has to be graceful
+    /// ([`super::Listener::serve`]).
+    fn request_exit(&self);
+
+    /// The counters of the cache whose configuration has this `id`; without `id`, of the only cache there is.
+    /// `None`: there is no such cache.
+    fn blobcache_metrics(&self, id: Option<&str>) -> Option<Value>;
+}
+
+/// How far a daemon is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing is mounted yet.
+    Init,
+    /// All is mounted, and nobody serves.
+    Ready,
+    /// Serving.
+    Running,
+    /// At its end.
+    Stopped,
+}
+
+impl State {
+    /// The name in daemon information.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Init => "INIT",
+            Self::Ready => "READY",
+            Self::Running => "RUNNING",
+            Self::Stopped => "STOPPED",
+        }
+    }
+}
+
+/// One mounted image.
+#[derive(Clone, Debug)]
+pub struct Mount {
+    /// Its place in the tree, such as `/`.
+    pub mountpoint: String,
+    /// Since when.
+    pub mounted: SystemTime,
+    /// [`crate::config::Config::to_daemon_info`] of its configuration.
+    pub config: Value,
+}
+
+/// Daemon information; `with_mounts` as version 1 of the API has it.
+pub(super) fn info(daemon: &dyn Daemon, with_mounts: bool) -> Value {
+    let mounts = |mount: Mount| {
+        let value = json!({
+            "backend_type": "Rafs",
+            "mountpoint": mount.mountpoint,
+            "mounted_time": Utc::from(mount.mounted).api(),
+            "config": mount.config,
+        });
+        (mount.mountpoint, value)
+    };
+    let collection =
+        with_mounts.then(|| daemon.mounts().into_iter().map(mounts).collect::<Map<String, Value>>());
+    json!({
+        "version": {
+            "package_ver": version::PACKAGE,
+            "git_commit": version::GIT_COMMIT,
+            "build_time": version::BUILD_TIME,
+            "profile": version::PROFILE,
+            "rustc": version::RUSTC,
+        },
+        "id": daemon.id(),
+        "supervisor": daemon.supervisor(),
+        "state": daemon.state().name(),
+        "backend_collection": collection,
+    })
+}

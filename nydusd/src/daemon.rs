@@ -1,0 +1,222 @@
+//! The life of the daemon: mount, serve, unmount.
+//!
+//! Invariant: whatever ends it — a signal, the API, an unmount from outside, an error while starting — nothing stays
+//! mounted and the cache is made durable, within a bounded time.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::unistd::geteuid;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::cli::{self, ConfigSource, FuseArgs};
+use crate::config::Config;
+use crate::control::{self, Listener, State};
+use crate::limits;
+use crate::mounts::Image;
+use crate::telemetry::logs::{Level, Logs};
+use crate::transport::fuse::{FuseMount, FuseOptions};
+use crate::version;
+
+/// How long the cache may take to become durable at the end.
+const FLUSH_LIMIT: Duration = Duration::from_secs(30);
+
+/// Mounts what `args` say through FUSE and serves it until somebody ends it.
+pub fn run_fuse(args: &FuseArgs, logs: Arc<Logs>, runtime: &Runtime) -> Result<()> {
+    info!("Program Version: {}, Git Commit: {}", version::PACKAGE, version::GIT_COMMIT);
+    limits::raise_nofile(args.global.rlimit_nofile);
+    let Some(bootstrap) = args.bootstrap() else {
+        bail!("--bootstrap FILE is needed: mounting through the API is not supported yet");
+    };
+    if let Some(list) = args.prefetch_files() {
+        let files = cli::prefetch_list(list)?;
+        info!("{} files to prefetch are noted; prefetching is not supported yet", files.len());
+    }
+    // Signals first: one that comes while the image is opened must not leave a mount behind.
+    let mut ends = Ends::new(runtime)?;
+    let daemon = Arc::new(Daemon::new(logs));
+    let listener = match &args.global.apisock {
+        Some(path) => Some(runtime.block_on(Listener::bind(path))?),
+        None => None,
+    };
+    let config = load_config(args.config())?;
+    let image = Arc::new(Image::open(&config, bootstrap, args.bootstrap_digest(), runtime.handle())?);
+    let options = FuseOptions {
+        threads: args.fuse_threads(),
+        allow_other: args.allow_other().unwrap_or_else(|| geteuid().is_root()),
+    };
+    let filesystem = image.filesystem.clone();
+    let mut mount = FuseMount::start(args.mountpoint(), filesystem, &options, runtime.handle().clone())?;
+    info!("Rafs filesystem mounted at /");
+    daemon.mounted(image.clone());
+    info!("Fuse daemon started!");
+
+    let served = runtime.block_on(async {
+        let api = listener.map(|listener| {
+            info!("HTTP API server running at {}", listener.path().display());
+            tokio::spawn(listener.serve(daemon.clone(), daemon.ended()))
+        });
+        let reason = tokio::select! {
+            reason = ends.next() => reason,
+            () = daemon.ended() => "the API asked for it",
+            () = mount.ended() => "the filesystem was unmounted",
+        };
+        info!("ending: {reason}");
+        daemon.end();
+        if let Some(api) = api
+            && let Err(e) = api.await.context("the API server died")?
+        {
+            warn!("the API server failed: {e}");
+        }
+        anyhow::Ok(())
+    });
+    let unmounted = mount.unmount();
+    if let Err(e) = runtime.block_on(image.cache.shutdown(Instant::now() + FLUSH_LIMIT)) {
+        warn!("the cache was not made durable: {e}");
+    }
+    info!("nydusd quits");
+    served.and(unmounted)
+}
+
+fn load_config(source: Option<ConfigSource<'_>>) -> Result<Config> {
+    let mut config = match source {
+        Some(ConfigSource::File(path)) => Config::load(path)?.log_warnings(&path.display().to_string()),
+        Some(ConfigSource::LocalfsDir(directory)) => Config::for_localfs_dir(directory),
+        None => bail!("--config FILE or --localfs-dir DIR is needed"),
+    };
+    config.apply_environment()?;
+    Ok(config)
+}
+
+/// The signals that end the daemon.
+struct Ends {
+    signals: [(Signal, &'static str); 3],
+}
+
+impl Ends {
+    fn new(runtime: &Runtime) -> Result<Self> {
+        let _context = runtime.enter();
+        let listen = |kind| signal(kind).context("cannot listen to signals");
+        Ok(Self {
+            signals: [
+                (listen(SignalKind::terminate())?, "SIGTERM"),
+                (listen(SignalKind::interrupt())?, "SIGINT"),
+                (listen(SignalKind::hangup())?, "SIGHUP"),
+            ],
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        let [(term, a), (int, b), (hup, c)] = &mut self.signals;
+        tokio::select! {
+            _ = term.recv() => a,
+            _ = int.recv() => b,
+            _ = hup.recv() => c,
+        }
+    }
+}
+
+/// What the administration sees.
+struct Daemon {
+    logs: Arc<Logs>,
+    image: Mutex<Option<Arc<Image>>>,
+    end: watch::Sender<bool>,
+}
+
+impl Daemon {
+    fn new(logs: Arc<Logs>) -> Self {
+        Self { logs, image: Mutex::default(), end: watch::Sender::new(false) }
+    }
+
+    fn mounted(&self, image: Arc<Image>) {
+        *self.image.lock().unwrap_or_else(|e| e.into_inner()) = Some(image);
+    }
+
+    fn image(&self) -> Option<Arc<Image>> {
+        self.image.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    fn end(&self) {
+        self.end.send_replace(true);
+    }
+
+    /// Resolves when the daemon is to end.
+    fn ended(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut end = self.end.subscribe();
+        async move {
+            // An error means that the daemon is gone: also an end.
+            let _ = end.wait_for(|ended| *ended).await;
+        }
+    }
+}
+
+impl control::Daemon for Daemon {
+    fn state(&self) -> State {
+        match (*self.end.borrow(), self.image()) {
+            (true, _) => State::Stopped,
+            (false, Some(_)) => State::Running,
+            (false, None) => State::Init,
+        }
+    }
+
+    fn mounts(&self) -> Vec<control::Mount> {
+        self.image()
+            .map(|image| control::Mount {
+                mountpoint: "/".into(),
+                mounted: image.since,
+                config: image.config.clone(),
+            })
+            .into_iter()
+            .collect()
+    }
+
+    fn set_log_level(&self, level: Level) {
+        self.logs.set_level(level);
+    }
+
+    fn request_exit(&self) {
+        self.end();
+    }
+
+    fn blobcache_metrics(&self, id: Option<&str>) -> Option<Value> {
+        let image = self.image()?;
+        if id.is_some_and(|id| Some(id) != image.config["id"].as_str()) {
+            return None;
+        }
+        Some(cache_metrics(&image))
+    }
+}
+
+/// The JSON of spec/api.md, as far as its counters mean something here, and our own counters beside it.
+fn cache_metrics(image: &Image) -> Value {
+    let metrics = image.cache.metrics();
+    let work_dir = &image.config["cache"]["filecache"]["work_dir"];
+    let (hits, misses) = (metrics.bytes_from_cache.get(), metrics.bytes_from_fetch.get());
+    json!({
+        "store_path": work_dir.as_str().map_or(Path::new(""), Path::new),
+        "entries_count": metrics.chunks_cached.get(),
+        "backend_requests": metrics.backend_requests.get(),
+        "backend_bytes": metrics.backend_bytes.get(),
+        "backend_errors": metrics.backend_errors.get(),
+        "metadata_requests": metrics.metadata_requests.get(),
+        "bytes_from_cache": hits,
+        "bytes_from_fetch": misses,
+        "chunks_fetched": metrics.chunks_fetched.get(),
+        "chunks_cached": metrics.chunks_cached.get(),
+        "digest_mismatches": metrics.digest_mismatches.get(),
+        "refetches": metrics.refetches.get(),
+        "cache_chunks_accepted": metrics.cache_chunks_accepted.get(),
+        "cache_chunks_rejected": metrics.cache_chunks_rejected.get(),
+        "cache_read_errors": metrics.cache_read_errors.get(),
+        "cache_write_errors": metrics.cache_write_errors.get(),
+        "cache_sync_errors": metrics.cache_sync_errors.get(),
+        "foreign_waits": metrics.foreign_waits.get(),
+        "timeouts": metrics.timeouts.get(),
+    })
+}

@@ -1,0 +1,165 @@
+//! From a configuration and a bootstrap to a mounted image.
+//!
+//! Everything that can be wrong with an image is found here, before anything is mounted: each error says which file
+//! or key it is about.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use blobcache::{Blob, BlobCache, CacheOptions, CacheStorage, ErrorKind};
+use rafs::{Bootstrap, OpenOptions, Version};
+use storage::backend::localdisk::{LocalDisk, LocalDiskConfig};
+use storage::backend::localfs::{LocalFs, LocalFsConfig};
+use storage::backend::{Backend, Priority, Request};
+use storage::blob::{BlobDescription, BlobFeatures};
+use storage::digest::Digest;
+use tokio::runtime::Handle;
+use tracing::{info, warn};
+
+use crate::config::{self, CacheKind, Config};
+use crate::filesystem::Filesystem;
+
+/// How long a local place may take to show that it has the blobs. One that takes longer is not refused: reads will
+/// wait for it.
+const LOCAL_CHECK: Duration = Duration::from_secs(5);
+
+/// A mounted image: its tree, and what the administration tells of it.
+pub struct Image {
+    /// The tree.
+    pub filesystem: Arc<Filesystem>,
+    /// Where its chunks are kept.
+    pub cache: Arc<BlobCache>,
+    /// The configuration, without secrets.
+    pub config: serde_json::Value,
+    /// When it was opened.
+    pub since: SystemTime,
+}
+
+impl Image {
+    /// Opens the image of `bootstrap` as `config` says. `digest` is the SHA-256 that the bootstrap must have.
+    pub fn open(config: &Config, bootstrap: &Path, digest: Option<Digest>, runtime: &Handle) -> Result<Self> {
+        let rafs = config.rafs()?;
+        let cache = config.cache()?;
+        let work_dir = work_dir(cache)?;
+        if config.overlay.is_some() {
+            bail!("overlay: writable overlays are not supported yet");
+        }
+        let options = OpenOptions {
+            expected_digest: digest,
+            verify_inodes: rafs.validate,
+            extract_dir: work_dir.map(Path::to_owned),
+        };
+        let bootstrap = Arc::new(Bootstrap::open(bootstrap, &options)?);
+        if bootstrap.version() == Version::V6 && work_dir.is_none() {
+            bail!("RAFS v6 needs a local cache: set cache.type to \"blobcache\" and its work_dir");
+        }
+        let backend = open_backend(config.backend()?)?;
+        let cache = BlobCache::open(cache_options(cache, rafs)?, backend.clone(), runtime.clone())?;
+        let mut blobs = Vec::with_capacity(bootstrap.blobs().len());
+        for description in bootstrap.blobs() {
+            if description.features.contains(BlobFeatures::EXTERNAL) {
+                bail!("blob {}: external blobs are not supported yet", description.id);
+            }
+            blobs.push(cache.blob(description.clone(), bootstrap.clone())?);
+        }
+        runtime.block_on(check_local_blobs(bootstrap.blobs(), &blobs, backend.as_ref()))?;
+        info!("RAFS filesystem imported");
+        let filesystem = Filesystem::new(bootstrap, blobs, rafs.read_deadline, rafs.enable_xattr);
+        Ok(Self {
+            filesystem: Arc::new(filesystem),
+            cache,
+            config: config.to_daemon_info(),
+            since: SystemTime::now(),
+        })
+    }
+}
+
+fn work_dir(cache: &config::Cache) -> Result<Option<&Path>> {
+    match &cache.kind {
+        CacheKind::File(file) => Ok(Some(&file.work_dir)),
+        CacheKind::Dummy => Ok(None),
+        CacheKind::Fscache(_) => bail!("cache.type: \"fscache\" is not supported; use \"blobcache\""),
+    }
+}
+
+fn cache_options(cache: &config::Cache, rafs: &config::Rafs) -> Result<CacheOptions> {
+    let storage = match &cache.kind {
+        CacheKind::File(file) => CacheStorage::Directory {
+            work_dir: file.work_dir.clone(),
+            compressed: cache.compressed,
+            encryption: file.encryption.as_ref().map(|encryption| blobcache::Encryption {
+                key: *encryption.key.expose(),
+                convergent: encryption.convergent,
+            }),
+            indexed_map: !file.disable_indexed_map,
+        },
+        CacheKind::Dummy | CacheKind::Fscache(_) => CacheStorage::None,
+    };
+    let mut options = CacheOptions::new(storage).context("cannot read the boot id")?;
+    // `digest_validate` means the tree for v5 and the cache for both: v6 has no digests of inodes.
+    options.validate = cache.validate || rafs.validate;
+    options.verify_on_fetch = cache.verify_on_fetch;
+    options.amplify_bytes = rafs.amplify_io();
+    Ok(options)
+}
+
+fn open_backend(backend: &config::Backend) -> Result<Arc<dyn Backend>> {
+    Ok(match backend {
+        config::Backend::Localfs(localfs) => Arc::new(LocalFs::new(LocalFsConfig {
+            blob_file: localfs.blob_file.clone(),
+            dir: localfs.dir.clone(),
+            alt_dirs: localfs.alt_dirs.clone(),
+        })?),
+        config::Backend::Localdisk(disk) => Arc::new(LocalDisk::new(LocalDiskConfig {
+            device_path: disk.device_path.clone(),
+            disable_gpt: disk.disable_gpt,
+        })?),
+        other => bail!("backend.type: {:?} is not supported yet", other.name()),
+    })
+}
+
+/// Looks whether local blobs are what the bootstrap says: there, long enough, with a chunk table that belongs to them.
+/// A blob that is complete in the cache is not looked for.
+async fn check_local_blobs(
+    descriptions: &[Arc<BlobDescription>],
+    blobs: &[Arc<Blob>],
+    backend: &dyn Backend,
+) -> Result<()> {
+    let deadline = Instant::now() + LOCAL_CHECK;
+    let request = Request { priority: Priority::OnDemand, deadline };
+    for (description, blob) in descriptions.iter().zip(blobs) {
+        if blob.is_complete() {
+            continue;
+        }
+        let checked = async {
+            let size = backend.size(&description.id, request).await?;
+            check_size(description, size)?;
+            blob.load_chunk_table(deadline).await?;
+            anyhow::Ok(())
+        };
+        match checked.await {
+            Ok(()) => {}
+            Err(e) if timed_out(&e) => warn!("{e:#}; mounting all the same, reads will wait for it"),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn timed_out(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(storage::Error::TimedOut { .. }))
+        || error.downcast_ref::<blobcache::Error>().is_some_and(|e| e.kind() == ErrorKind::TimedOut)
+}
+
+fn check_size(description: &BlobDescription, size: u64) -> Result<()> {
+    let needed = description.data_size().unwrap_or(0);
+    if size < needed {
+        bail!(
+            "blob {}: {size} bytes, but its bootstrap places chunks up to {needed}: truncated, or another blob",
+            description.id
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! What the daemon tells about itself while it runs.
+
+pub mod logs;
+mod sink;
+pub mod utc;

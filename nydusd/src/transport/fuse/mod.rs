@@ -1,0 +1,130 @@
+//! FUSE: requests from `/dev/fuse`, answered from a [`Filesystem`].
+//!
+//! READ is ours ([`read`]), everything else goes through the FUSE crate's server ([`adapter`]). Types of that
+//! crate stay in this module.
+
+mod adapter;
+mod errno;
+mod failed;
+mod mount;
+mod nodeid;
+mod read;
+mod reply;
+mod worker;
+
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use fuse_backend_rs::api::server::Server;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tracing::{error, info};
+
+use crate::filesystem::Filesystem;
+use adapter::Adapter;
+use failed::FailedRanges;
+use mount::Mount;
+use nodeid::NodeIds;
+use read::{Parked, Reads};
+use worker::Worker;
+
+/// How long the kernel may take to begin a session; it takes microseconds.
+const INIT_LIMIT: Duration = Duration::from_secs(30);
+
+/// How to mount.
+#[derive(Clone, Debug)]
+pub struct FuseOptions {
+    /// Threads that take requests from the kernel. They never wait for data.
+    pub threads: usize,
+    /// Whether other users than the one who mounts may see the filesystem.
+    pub allow_other: bool,
+}
+
+/// A filesystem served through FUSE. Dropped, it is unmounted.
+pub struct FuseMount {
+    mount: Mount,
+    reads: Arc<Reads>,
+    ended: Option<oneshot::Receiver<()>>,
+}
+
+impl FuseMount {
+    /// Mounts `filesystem` on the directory `mountpoint` and starts to serve it. Reads that wait are tasks of
+    /// `runtime`.
+    pub fn start(
+        mountpoint: &Path,
+        filesystem: Arc<Filesystem>,
+        options: &FuseOptions,
+        runtime: Handle,
+    ) -> Result<Self> {
+        let mount = Mount::new(mountpoint, options.allow_other)?;
+        let device = Arc::new(mount.device()?);
+        let nodeids = NodeIds::new(filesystem.root());
+        let server = Arc::new(Server::new(Adapter::new(filesystem.clone(), nodeids)));
+        let reads = Arc::new(Reads {
+            filesystem,
+            nodeids,
+            device,
+            runtime,
+            failed: FailedRanges::default(),
+            parked: Parked::default(),
+        });
+        let (end, ended) = oneshot::channel();
+        let end = Arc::new(End(Some(end)));
+        let (initialised, is_initialised) = mpsc::channel();
+        for number in 0..options.threads.max(1) {
+            let buffer_bytes = mount.buffer_bytes();
+            let (server, reads, initialised) = (server.clone(), reads.clone(), initialised.clone());
+            let worker = Worker { server, reads, buffer_bytes, initialised };
+            let end = end.clone();
+            thread::Builder::new()
+                .name(format!("fuse-{number}"))
+                .spawn(move || {
+                    if let Err(e) = worker.run() {
+                        error!("a FUSE worker gave up: {e}");
+                    }
+                    drop(end);
+                })
+                .context("cannot start a FUSE worker")?;
+        }
+        info!("start fuse servers with {} worker threads", options.threads.max(1));
+        is_initialised.recv_timeout(INIT_LIMIT).context("the kernel did not start the FUSE session")?;
+        // Only now: with the answer to INIT the kernel sets it anew.
+        mount.raise_read_ahead();
+        Ok(Self { mount, reads, ended: Some(ended) })
+    }
+
+    /// Resolves when the filesystem was unmounted from outside and the last worker has stopped.
+    pub async fn ended(&mut self) {
+        match &mut self.ended {
+            Some(ended) => {
+                let _ = ended.await;
+                self.ended = None;
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// READs that wait for data now.
+    pub fn waiting_reads(&self) -> usize {
+        self.reads.parked.len()
+    }
+
+    /// Unmounts. Files that are still open end with ENOTCONN once the process is gone.
+    pub fn unmount(self) -> Result<()> {
+        self.mount.unmount()
+    }
+}
+
+/// Tells that the last worker has stopped, by being dropped.
+struct End(Option<oneshot::Sender<()>>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if let Some(sender) = self.0.take() {
+            let _ = sender.send(());
+        }
+    }
+}

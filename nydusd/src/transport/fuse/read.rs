@@ -1,0 +1,110 @@
+//! READ: answered at once if every chunk is ready, else parked as a task and answered later.
+//!
+//! Invariant: the thread that takes a READ from the kernel never waits for data. A parked READ holds no thread,
+//! ends by the mount's read deadline, and ends at once when the kernel says that its reader was interrupted.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use fuse_backend_rs::abi::fuse_abi::ReadIn;
+use nix::errno::Errno;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::errno::errno;
+use super::failed::FailedRanges;
+use super::nodeid::NodeIds;
+use super::reply::Reply;
+use crate::filesystem::Filesystem;
+
+/// Everything a READ needs.
+pub(super) struct Reads {
+    pub(super) filesystem: Arc<Filesystem>,
+    pub(super) nodeids: NodeIds,
+    pub(super) device: Arc<File>,
+    pub(super) runtime: Handle,
+    pub(super) failed: FailedRanges,
+    pub(super) parked: Parked,
+}
+
+impl Reads {
+    /// Serves one READ. `buffer` is the worker's own, reused from request to request.
+    pub(super) fn serve(self: &Arc<Self>, unique: u64, nodeid: u64, wanted: &ReadIn, buffer: &mut [u8]) {
+        let reply = Reply::new(self.device.clone(), unique);
+        let Some(buffer) = buffer.get_mut(..wanted.size as usize) else {
+            return reply.error(Errno::EINVAL);
+        };
+        match self.filesystem.read_ready(self.nodeids.ino(nodeid), wanted.offset, buffer) {
+            Ok(Some(len)) => reply.data(&buffer[..len]),
+            Ok(None) => self.park(unique, nodeid, wanted, reply),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn park(self: &Arc<Self>, unique: u64, nodeid: u64, wanted: &ReadIn, reply: Reply) {
+        let (offset, size) = (wanted.offset, wanted.size);
+        let range = offset..offset.saturating_add(u64::from(size));
+        if self.failed.contains(nodeid, &range, Instant::now) {
+            return reply.error(Errno::ETIMEDOUT);
+        }
+        let interrupted = self.parked.enter(unique);
+        let reads = self.clone();
+        self.runtime.spawn(async move {
+            let left = Leave { parked: &reads.parked, unique };
+            let answer = tokio::select! {
+                answer = reads.filesystem.read(reads.nodeids.ino(nodeid), offset, size) => Some(answer),
+                _ = interrupted => None,
+            };
+            drop(left);
+            match answer {
+                Some(Ok(data)) => reply.data(&data),
+                Some(Err(error)) => {
+                    let errno = errno(&error);
+                    if errno == Errno::ETIMEDOUT {
+                        reads.failed.insert(nodeid, range, Instant::now());
+                    }
+                    reply.error(errno);
+                }
+                None => reply.error(Errno::EINTR),
+            }
+        });
+    }
+}
+
+/// The READs that wait for data, by the number the kernel gave them.
+#[derive(Default)]
+pub(super) struct Parked(Mutex<HashMap<u64, oneshot::Sender<()>>>);
+
+impl Parked {
+    fn enter(&self, unique: u64) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).insert(unique, sender);
+        receiver
+    }
+
+    /// Ends a parked READ with EINTR. False if it is not parked: it is answered, or another worker has just taken it.
+    pub(super) fn interrupt(&self, unique: u64) -> bool {
+        let parked = self.0.lock().unwrap_or_else(|e| e.into_inner()).remove(&unique);
+        parked.is_some_and(|sender| sender.send(()).is_ok())
+    }
+
+    /// How many READs wait.
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(|e| e.into_inner()).len()
+    }
+}
+
+/// Takes a READ off the list, however its task ends. Before the answer: the number is the kernel's to use again
+/// once it is answered.
+struct Leave<'a> {
+    parked: &'a Parked,
+    unique: u64,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.parked.0.lock().unwrap_or_else(|e| e.into_inner()).remove(&self.unique);
+    }
+}

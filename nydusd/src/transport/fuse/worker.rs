@@ -1,0 +1,126 @@
+//! The threads that take requests from the kernel.
+//!
+//! Invariant: a worker never waits for data, so a few of them serve any number of waiting readers. A panic while
+//! a request is served fails that request, not the worker.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, mpsc};
+
+use fuse_backend_rs::abi::fuse_abi::{InHeader, InterruptIn, Opcode, ReadIn};
+use fuse_backend_rs::api::server::Server;
+use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing::{debug, error};
+
+use super::adapter::Adapter;
+use super::read::Reads;
+use super::reply::Reply;
+
+pub(super) struct Worker {
+    pub(super) server: Arc<Server<Adapter>>,
+    pub(super) reads: Arc<Reads>,
+    /// Of a request, and of an answer.
+    pub(super) buffer_bytes: usize,
+    /// Told when the kernel's INIT has been answered.
+    pub(super) initialised: mpsc::Sender<()>,
+}
+
+impl Worker {
+    /// Serves until the filesystem is unmounted.
+    pub(super) fn run(self) -> io::Result<()> {
+        let device = self.reads.device.clone();
+        let mut request = vec![0; self.buffer_bytes];
+        let mut answer = vec![0; self.buffer_bytes];
+        while let Some(len) = next_request(&device, &mut request)? {
+            self.serve(&mut request[..len], &mut answer);
+        }
+        Ok(())
+    }
+
+    fn serve(&self, request: &mut [u8], answer: &mut [u8]) {
+        let Some(header) = header(request) else {
+            error!("a request of {} bytes has no header", request.len());
+            return;
+        };
+        let served = catch_unwind(AssertUnwindSafe(|| self.dispatch(&header, request, answer)));
+        if served.is_err() {
+            error!("request {} (opcode {}) panicked", header.unique, header.opcode);
+            Reply::new(self.reads.device.clone(), header.unique).error(Errno::EIO);
+        }
+    }
+
+    fn dispatch(&self, header: &InHeader, request: &mut [u8], answer: &mut [u8]) {
+        match header.opcode {
+            opcode if opcode == Opcode::Read as u32 => match body(request, |r| r.read_obj::<ReadIn>()) {
+                Some(wanted) => self.reads.serve(header.unique, header.nodeid, &wanted, answer),
+                None => Reply::new(self.reads.device.clone(), header.unique).error(Errno::EINVAL),
+            },
+            opcode if opcode == Opcode::Interrupt as u32 => {
+                let interrupt = body(request, |r| r.read_obj::<InterruptIn>());
+                if interrupt.is_some_and(|interrupt| !self.reads.parked.interrupt(interrupt.unique)) {
+                    // EAGAIN: the kernel says it again, unless the request has been answered meanwhile.
+                    Reply::new(self.reads.device.clone(), header.unique).error(Errno::EAGAIN);
+                }
+            }
+            opcode if opcode == Opcode::Init as u32 => {
+                self.answer_at_once(request, answer);
+                // Fails if nobody waits any more.
+                let _ = self.initialised.send(());
+            }
+            _ => self.answer_at_once(request, answer),
+        }
+    }
+
+    fn answer_at_once(&self, request: &mut [u8], answer: &mut [u8]) {
+        let reader = match Reader::<()>::from_fuse_buffer(FuseBuf::new(request)) {
+            Ok(reader) => reader,
+            Err(e) => return error!("request cannot be read: {e}"),
+        };
+        let writer = match FuseDevWriter::<()>::new(self.reads.device.as_raw_fd(), answer) {
+            Ok(writer) => writer,
+            Err(e) => return error!("answer cannot be written: {e}"),
+        };
+        if let Err(e) = self.server.handle_message(reader, writer.into(), None, None) {
+            debug!("request not answered: {e}");
+        }
+    }
+}
+
+fn header(request: &mut [u8]) -> Option<InHeader> {
+    Reader::<()>::from_fuse_buffer(FuseBuf::new(request)).ok()?.read_obj().ok()
+}
+
+/// The part of a request behind its header.
+fn body<T>(request: &mut [u8], read: impl FnOnce(&mut Reader<'_>) -> io::Result<T>) -> Option<T> {
+    let mut reader = Reader::from_fuse_buffer(FuseBuf::new(request)).ok()?;
+    reader.read_obj::<InHeader>().ok()?;
+    read(&mut reader).ok()
+}
+
+/// Reads one request: its bytes, or `None` when the filesystem is unmounted.
+fn next_request(device: &File, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    loop {
+        match (&*device).read(buffer) {
+            Ok(len) => return Ok(Some(len)),
+            Err(e) => match e.raw_os_error().map(Errno::from_raw) {
+                Some(Errno::ENODEV) => return Ok(None),
+                // ENOENT: the request was interrupted before anybody took it.
+                Some(Errno::ENOENT | Errno::EINTR) => {}
+                Some(Errno::EAGAIN) => wait_for_request(device)?,
+                _ => return Err(e),
+            },
+        }
+    }
+}
+
+fn wait_for_request(device: &File) -> io::Result<()> {
+    let mut fds = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
+    match poll(&mut fds, PollTimeout::NONE) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}

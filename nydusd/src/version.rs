@@ -1,0 +1,26 @@
+//! Which build this is. The facts come from `build.rs`; what it could not learn says `unknown`.
+
+/// `v` and the version of the package.
+pub const PACKAGE: &str = concat!("v", env!("CARGO_PKG_VERSION"));
+/// The commit the sources were at.
+pub const GIT_COMMIT: &str = env!("NYDUSD_GIT_COMMIT");
+/// The time of `SOURCE_DATE_EPOCH`, if the build was given one: the same sources build the same bytes.
+pub const BUILD_TIME: &str = env!("NYDUSD_BUILD_TIME");
+/// `debug` or `release`.
+pub const PROFILE: &str = env!("NYDUSD_PROFILE");
+/// The compiler.
+pub const RUSTC: &str = env!("NYDUSD_RUSTC");
+
+/// What `--version` prints. The name of the program would stand before it; the space is what is left of that.
+pub const TEXT: &str = concat!(
+    "Version: \tv",
+    env!("CARGO_PKG_VERSION"),
+    "\nGit Commit: \t",
+    env!("NYDUSD_GIT_COMMIT"),
+    "\nBuild Time: \t",
+    env!("NYDUSD_BUILD_TIME"),
+    "\nProfile: \t",
+    env!("NYDUSD_PROFILE"),
+    "\nRustc: \t\t",
+    env!("NYDUSD_RUSTC"),
+);
