@@ -46,9 +46,15 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// True if the bytes claim to be EROFS.
-    pub(crate) fn detect(image: &Image) -> bool {
+    /// True if the bytes claim to be EROFS, whoever made them.
+    pub(crate) fn detect_erofs(image: &Image) -> bool {
         image.view::<U32>(SUPERBLOCK_OFFSET, "magic").is_ok_and(|magic| *magic == MAGIC)
+    }
+
+    /// True if the bytes claim to be v6.
+    pub(crate) fn detect(image: &Image) -> bool {
+        let compatible = image.view::<U32>(SUPERBLOCK_OFFSET + 8, "features");
+        Self::detect_erofs(image) && compatible.is_ok_and(|bits| bits.get() & COMPAT_RAFS != 0)
     }
 
     /// Validates superblocks and tables, and that the root is a directory.
@@ -299,12 +305,6 @@ impl Tree {
 /// The fields that must have one value, or one of a few.
 fn check_superblock(image: &Image, superblock: &Superblock) -> Result<()> {
     let at = SUPERBLOCK_OFFSET;
-    if superblock.feature_compat.get() & COMPAT_RAFS == 0 {
-        return Err(Error::NotBootstrap {
-            path: image.path().clone(),
-            detail: "an EROFS image without the RAFS feature".into(),
-        });
-    }
     if superblock.feature_incompat != INCOMPAT {
         let found = superblock.feature_incompat;
         return Err(image.unsupported(format!("incompatible features {found:#x}, only {INCOMPAT:#x} are")));
