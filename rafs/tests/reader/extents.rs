@@ -92,7 +92,7 @@ fn data_is_what_the_manifest_promises() {
                             &blob[stored.compressed_offset as usize..][..stored.compressed_size as usize];
                         let chunk = decode(stored.flags.contains(ChunkFlags::COMPRESSED), bytes);
                         assert_eq!(bootstrap.digester().digest(&chunk), digest, "{image}: {path}");
-                        assert_eq!(stored.crc32c.is_some(), true, "{image}: {path}");
+                        assert!(stored.crc32c.is_some(), "{image}: {path}");
                         chunk
                     }
                     None => {

@@ -1,7 +1,7 @@
 //! The fixture images, unpacked in memory once for all tests.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::sync::LazyLock;
 
 use rafs::{Bootstrap, OpenOptions};
@@ -51,10 +51,22 @@ pub fn bootstraps() -> Vec<(&'static str, &'static [u8])> {
     let bootstraps = FILES.iter().filter(|(path, _)| {
         path.ends_with("/bootstrap") || path.ends_with(".boot") || path.contains("/boots/")
     });
-    let bootstraps: Vec<_> = bootstraps.map(|(path, content)| (path.as_str(), content.as_slice())).collect();
+    let mut bootstraps: Vec<_> =
+        bootstraps.map(|(path, content)| (path.as_str(), content.as_slice())).collect();
     assert_eq!(bootstraps.len(), 17);
+    bootstraps.push(("images/v6-inline", &INLINED));
     bootstraps
 }
+
+/// The bootstrap inside the blob of `v6-inline`.
+pub static INLINED: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut blob = tempfile::tempfile().unwrap();
+    blob.write_all(self::blob("v6-inline", INLINE_ID)).unwrap();
+    storage::blob::extract_bootstrap(&blob, "v6-inline").unwrap().unwrap()
+});
+
+/// The id of the blob of `v6-inline`, which has no bootstrap file.
+pub const INLINE_ID: &str = "8fc1f06cd72139fa8198d09fdba73c67555138f3bb57691783d3b5c95f3eaeb8";
 
 /// The bootstrap of an image.
 pub fn bytes(image: &str) -> Vec<u8> {

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use rafs::{Bootstrap, Error, OpenOptions};
 use storage::digest::{Digest, Digester};
 
-use crate::fixtures;
+use crate::{fixtures, trees};
 
 fn expecting(digest: Digest) -> OpenOptions {
     OpenOptions { expected_digest: Some(digest), ..OpenOptions::default() }
@@ -31,6 +31,77 @@ fn a_file_is_mapped_and_its_digest_checked() {
             }
             other => panic!("{other:?}"),
         }
+    }
+}
+
+#[test]
+fn a_bootstrap_inside_a_blob_is_taken_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let blob = directory.path().join(fixtures::INLINE_ID);
+    std::fs::write(&blob, fixtures::blob("v6-inline", fixtures::INLINE_ID)).unwrap();
+    let cache = directory.path().join("cache");
+    std::fs::create_dir(&cache).unwrap();
+    let target = cache.join(format!("{}.image.boot", fixtures::INLINE_ID));
+    // What lies there is not trusted.
+    std::fs::write(&target, fixtures::bytes("v6-zstd")).unwrap();
+
+    for extract_dir in [None, Some(cache.clone()), Some(cache.clone())] {
+        let digest = Digester::Sha256.digest(&fixtures::INLINED);
+        let options = OpenOptions { extract_dir, ..expecting(digest) };
+        let bootstrap = Bootstrap::open(&blob, &options).unwrap();
+        trees::assert_tree("v6-inline", &bootstrap);
+        assert_eq!(bootstrap.blobs()[0].id.as_str(), fixtures::INLINE_ID);
+        assert_eq!(bootstrap.size(), fixtures::INLINED.len() as u64);
+    }
+    assert!(std::fs::read(&target).unwrap() == *fixtures::INLINED);
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 1, "nothing else is left");
+
+    // The extracted file can be opened by itself, and has the same blob.
+    let bootstrap = Bootstrap::open(&target, &OpenOptions::default()).unwrap();
+    assert_eq!(bootstrap.blobs()[0].id.as_str(), fixtures::INLINE_ID);
+
+    // The digest is the bootstrap's, not the blob's.
+    let digest = Digester::Sha256.digest(fixtures::blob("v6-inline", fixtures::INLINE_ID));
+    assert!(matches!(Bootstrap::open(&blob, &expecting(digest)), Err(Error::DigestMismatch { .. })));
+
+    let options = OpenOptions { extract_dir: Some(directory.path().join("none")), ..OpenOptions::default() };
+    assert!(matches!(Bootstrap::open(&blob, &options), Err(Error::Io { .. })));
+}
+
+#[test]
+fn a_damaged_bootstrap_inside_a_blob_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let blob = directory.path().join(fixtures::INLINE_ID);
+    let mut bytes = fixtures::blob("v6-inline", fixtures::INLINE_ID).to_vec();
+    // In front of the table of contents and the header of the bootstrap.
+    let at = bytes.len() - 1152 - 512 - 2000;
+    bytes[at] ^= 1;
+    std::fs::write(&blob, &bytes).unwrap();
+    let opened = Bootstrap::open(&blob, &OpenOptions::default());
+    assert!(matches!(opened, Err(Error::Blob { .. })), "{opened:?}");
+}
+
+#[test]
+fn a_blob_may_begin_like_an_erofs_image() {
+    let directory = tempfile::tempdir().unwrap();
+    let blob = directory.path().join(fixtures::INLINE_ID);
+    let mut bytes = fixtures::blob("v6-inline", fixtures::INLINE_ID).to_vec();
+    fixtures::put(&mut bytes, 1024, 0xe0f5_e1e2_u32.to_le_bytes());
+    fixtures::put(&mut bytes, 1032, [0; 4]);
+    std::fs::write(&blob, &bytes).unwrap();
+    Bootstrap::open(&blob, &OpenOptions::default()).unwrap().check().unwrap();
+}
+
+#[test]
+fn a_blob_without_a_bootstrap_is_none() {
+    let directory = tempfile::tempdir().unwrap();
+    for image in ["v6-zstd", "v6-batch-toc", "v5-zstd-blake3"] {
+        let bootstrap = fixtures::open(fixtures::bytes(image)).unwrap();
+        let id = bootstrap.blobs()[0].id.as_str();
+        let path = directory.path().join(id);
+        std::fs::write(&path, fixtures::blob(image, id)).unwrap();
+        let opened = Bootstrap::open(&path, &OpenOptions::default());
+        assert!(matches!(opened, Err(Error::NotBootstrap { .. })), "{image}: {opened:?}");
     }
 }
 

@@ -85,7 +85,7 @@ fn expected(image: &str) -> BTreeMap<String, Value> {
     manifest
 }
 
-fn assert_tree(image: &str, bootstrap: &Bootstrap) {
+pub fn assert_tree(image: &str, bootstrap: &Bootstrap) {
     let (found, expected) = (list(bootstrap), expected(image));
     for (path, entry) in &expected {
         assert_eq!(found.get(path), Some(entry), "{image}: {path}");
