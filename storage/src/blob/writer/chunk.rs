@@ -52,11 +52,16 @@ pub(super) fn encode(data: &[u8], options: &BlobOptions) -> Result<(Bytes, bool)
         compressed = None;
     }
     let is_compressed = compressed.is_some();
-    let mut stored = compressed.unwrap_or_else(|| data.to_vec());
-    if let Some(cipher) = &options.cipher {
-        stored = BlobCipher::new(cipher).encrypt(stored);
+    let stored = compressed.unwrap_or_else(|| data.to_vec());
+    Ok((encrypt(stored, options).into(), is_compressed))
+}
+
+/// Encrypts, where the options say so.
+pub(super) fn encrypt(encoded: Vec<u8>, options: &BlobOptions) -> Vec<u8> {
+    match &options.cipher {
+        Some(cipher) => BlobCipher::new(cipher).encrypt(encoded),
+        None => encoded,
     }
-    Ok((stored.into(), is_compressed))
 }
 
 /// The same for a section; says with what it was compressed.

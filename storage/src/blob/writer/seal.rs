@@ -4,14 +4,13 @@ use std::io::Write;
 
 use zerocopy::IntoBytes;
 
-use super::chunk::encode_section;
+use super::chunk::{encode_section, encrypt};
 use super::output::Output;
 use super::{BlobOptions, BlobWriter};
 use crate::blob::layout::{CI_HEADER_SIZE, CI_MAGIC, CONTEXT_SIZE, CiHeader};
 use crate::blob::{
     BlobDescription, BlobFeatures, BlobId, CiLocation, Compressor, TocEntry, TocLocation, tar_header,
 };
-use crate::cipher::BlobCipher;
 use crate::digest::{Digest, Digester};
 use crate::{Error, Result, codec};
 
@@ -119,10 +118,7 @@ fn chunk_table<W: Write>(
 
     let header = header(description, &ci, contexts_size);
     toc.push(plain("blob.meta.header", output.position(), header.as_bytes()));
-    match &options.cipher {
-        Some(cipher) => output.write(&BlobCipher::new(cipher).encrypt(header.as_bytes().to_vec()))?,
-        None => output.write(header.as_bytes())?,
-    }
+    output.write(&encrypt(header.as_bytes().to_vec(), options))?;
     tar_header(output, description, "blob.meta", ci.compressed_size + CI_HEADER_SIZE as u64)
 }
 
