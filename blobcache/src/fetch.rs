@@ -14,7 +14,7 @@ use storage::blob::Unit;
 use storage::digest::Digest;
 
 use crate::blob::{Inner, Record};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::flight::{Boarding, Leader};
 use crate::plan::{self, Span};
 use crate::shelf::{Form, Place};
@@ -252,7 +252,7 @@ async fn wait_and_lead(blob: Arc<Inner>, mut flying: Flying) {
 
 /// Reads the units with one request and lands each. They ascend by offset and touch, but for small gaps.
 async fn request(blob: &Arc<Inner>, group: Vec<Flying>) {
-    match read(blob, &group).await {
+    let error = match read(blob, &group).await {
         Ok((start, bytes, share)) => {
             let landings = group.into_iter().map(|flying| {
                 let from = (flying.unit.offset - start) as usize;
@@ -261,10 +261,17 @@ async fn request(blob: &Arc<Inner>, group: Vec<Flying>) {
             });
             join_all(landings).await;
             // Only now: until it is written, it is in memory.
-            drop(share);
+            return drop(share);
         }
-        Err(error) => group.iter().for_each(|flying| flying.leader.answer(Err(error.clone()))),
+        Err(error) => error,
+    };
+    if group.len() == 1 || error.kind() == ErrorKind::TimedOut {
+        return group.iter().for_each(|flying| flying.leader.answer(Err(error.clone())));
     }
+    // A unit that cannot be read, such as one beyond the end of a short blob, must not fail its neighbours: those that
+    // somebody asked for are read one by one, the others given up.
+    let asked = group.into_iter().filter(|flying| !flying.leader.asked().is_empty());
+    join_all(asked.map(|flying| Box::pin(request(blob, vec![flying])))).await;
 }
 
 async fn read(

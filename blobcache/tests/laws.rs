@@ -94,6 +94,26 @@ fn one_read_of_many_chunks_is_one_request() {
 }
 
 #[test]
+fn a_chunk_beyond_the_end_of_the_blob_does_not_fail_its_neighbours() {
+    let dir = tempfile::tempdir().unwrap();
+    let (runtime, blob) = (runtime(), HandMade::new(21, PLAIN));
+    let short = blob.stored.slice(..blob.stored.len() - 1);
+    let backend = MemoryBackend::with([(blob.id().clone(), short)]);
+    let cache = open(options(directory(dir.path())), &backend, &runtime);
+    let handle = take(&cache, &blob);
+    let last = blob.len() - 1;
+    let extents = [last - 1, last].map(|index| blob.whole(index));
+    let mut outs = extents.map(|extent| vec![0; blob.expected(&extent).len()]);
+    let mut wants: Vec<_> =
+        extents.iter().zip(&mut outs).map(|(extent, out)| Want { extent: *extent, out }).collect();
+    let error = runtime.block_on(handle.read(&mut wants, soon())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    runtime.block_on(settled(&cache));
+    assert!(handle.ready(&extents[0]).is_some(), "the neighbour came with a request of its own");
+    assert!(handle.ready(&extents[1]).is_none());
+}
+
+#[test]
 fn threads_that_want_the_same_cause_one_fetch() {
     let dir = tempfile::tempdir().unwrap();
     let (runtime, blob) = (runtime(), Arc::new(HandMade::new(3, PLAIN)));

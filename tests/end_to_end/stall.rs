@@ -1,0 +1,177 @@
+//! A backend that hangs: blobs lie on a file system whose reads the test holds back. Whatever is cached is served as if
+//! nothing were wrong, those who wait for data are told in time, and when the backend comes back so does the service.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nydus_tests::daemon::{Daemon, Scratch};
+use nydus_tests::fixtures::Image;
+use nydus_tests::latency::Latencies;
+use nydus_tests::readers::{Piece, open_direct, read_at};
+use nydus_tests::require_mounts;
+use nydus_tests::rng::Rng;
+use nydus_tests::stall_fs::StallFs;
+
+const WORKERS: usize = 4;
+const DEADLINE: Duration = Duration::from_secs(3);
+/// How late the answer may be, as the reader measures it.
+const LATEST: Duration = Duration::from_millis(3600);
+/// Threads that may be stuck in the kernel, and threads at all: neither grows with the number of readers.
+const STUCK_THREADS: usize = 80;
+const ALL_THREADS: usize = 160;
+const CHUNK: usize = 4096;
+
+/// Somebody who needs bytes that are not in the cache.
+struct Reader {
+    piece: Piece,
+    /// Past the page cache, or through it; then the kernel asks a second time when the first answer is an error.
+    direct: bool,
+}
+
+impl Reader {
+    fn read(&self, root: &Path) -> io::Result<Vec<u8>> {
+        let path = root.join(&self.piece.path);
+        let file = if self.direct { open_direct(&path) } else { File::open(&path) }?;
+        read_at(&file, self.piece.offset, self.piece.content.len())
+    }
+}
+
+/// The files that are read before the stall, and readers of chunks that are not: half of them read pieces of one
+/// large file directly, half of them small files through the page cache.
+fn cached_and_uncached(image: &Image) -> (Vec<Piece>, Vec<Reader>) {
+    let whole = |path: &str| {
+        let content = image.files()[Path::new(path)].to_vec();
+        Piece { path: path.into(), offset: 0, content }
+    };
+    let mut cached =
+        vec![whole("exact1m"), whole("etc/services"), whole("etc/openssl.cnf"), whole("lib/prog")];
+    cached.extend((1..=350).map(|number| whole(&format!("many/{number}"))));
+    let large = image.files()[Path::new("exact1m1")].clone();
+    let direct = large.chunks_exact(CHUNK).enumerate().map(|(index, content)| Reader {
+        piece: Piece { path: "exact1m1".into(), offset: (index * CHUNK) as u64, content: content.to_vec() },
+        direct: true,
+    });
+    let small = (351..=700).map(|number| Reader { piece: whole(&format!("many/{number}")), direct: false });
+    let uncached = direct.zip(small).flat_map(|(direct, small)| [direct, small]).collect();
+    (cached, uncached)
+}
+
+/// Lists a directory as `ls -l` does.
+fn list(dir: &Path) -> usize {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    let sizes: Vec<u64> = entries.map(|path| std::fs::symlink_metadata(path).unwrap().size()).collect();
+    sizes.len()
+}
+
+/// Threads of the daemon, and how many of them cannot be interrupted just now.
+fn threads(daemon: &Daemon) -> (usize, usize) {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+    let states = tasks.filter_map(|task| {
+        let stat = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+        stat.rsplit_once(") ")?.1.chars().next()
+    });
+    let states: Vec<char> = states.collect();
+    (states.len(), states.iter().filter(|state| **state == 'D').count())
+}
+
+/// Lets `readers` run into the stall and serves others meanwhile. Answers how long the others took.
+fn serve_through_stall(
+    daemon: &Daemon,
+    blobs: &StallFs,
+    cached: &[Piece],
+    readers: &[Reader],
+    rng: &mut Rng,
+) -> Latencies {
+    let root = daemon.mountpoint();
+    let mut latencies = Latencies::default();
+    let stall = blobs.stall();
+    std::thread::scope(|scope| {
+        let stuck: Vec<_> = readers
+            .iter()
+            .map(|reader| {
+                scope.spawn(move || {
+                    let start = Instant::now();
+                    (reader.read(root).map(|_| ()), start.elapsed())
+                })
+            })
+            .collect();
+        daemon.wait_for("the backend is asked", || stall.held() > 0);
+        let (before, mut served) = (daemon.counter("bytes_from_cache"), 0);
+        for round in 0..1000 {
+            let piece = rng.pick(cached);
+            let len = 1 + rng.index(piece.content.len());
+            let offset = rng.index(piece.content.len() - len + 1);
+            let start = Instant::now();
+            let file = open_direct(&root.join(&piece.path)).unwrap();
+            let found = read_at(&file, offset as u64, len).unwrap();
+            latencies.add(start.elapsed());
+            served += found.len() as u64;
+            assert!(found == piece.content[offset..offset + len], "wrong bytes in {}", piece.path.display());
+            if round % 20 == 0 {
+                let dir = *rng.pick(&["many", "usr/share/zoneinfo", "etc", "lib", "."]);
+                let start = Instant::now();
+                assert!(list(&root.join(dir)) > 0);
+                latencies.add(start.elapsed());
+            }
+            if round % 100 == 0 {
+                let (all, stuck) = threads(daemon);
+                assert!(all <= ALL_THREADS && stuck <= STUCK_THREADS, "{all} threads, {stuck} of them stuck");
+            }
+        }
+        let counted = daemon.counter("bytes_from_cache") - before;
+        assert!(
+            counted >= served,
+            "the daemon served {counted} of {served} bytes: the page cache did the rest"
+        );
+        let unanswered = stuck.iter().filter(|reader| !reader.is_finished()).count();
+        assert!(unanswered * 2 > readers.len(), "only {unanswered} readers were stuck all the while");
+        for (reader, stuck) in readers.iter().zip(stuck) {
+            let (result, waited) = stuck.join().unwrap();
+            let what = format!("{} at {}", reader.piece.path.display(), reader.piece.offset);
+            let error = result.expect_err("nothing can have come from a backend that hangs");
+            assert_eq!(error.raw_os_error(), Some(nix::libc::ETIMEDOUT), "{what}: {error} after {waited:?}");
+            assert!(waited <= LATEST, "{what}: ETIMEDOUT after {waited:?}, the deadline is {DEADLINE:?}");
+        }
+    });
+    drop(stall);
+    latencies
+}
+
+#[test]
+fn a_hanging_backend_delays_only_those_who_need_it() {
+    require_mounts!();
+    let scratch = Scratch::new();
+    let image = Image::named("v6-lz4-4k-sha256");
+    let blobs = StallFs::serve(&image.blobs());
+    let mut config = scratch.config(&image);
+    config.blobs = blobs.path().to_owned();
+    // Only what is asked for is cached.
+    config.amplify_io = Some(0);
+    config.read_deadline_ms = Some(u64::try_from(DEADLINE.as_millis()).unwrap());
+    let launch = scratch.launch(&image.bootstrap(), &config);
+    let daemon = launch.option("--fuse-threads", WORKERS.to_string()).start();
+    let root = daemon.mountpoint();
+
+    let mut rng = Rng::new(0x7374_616c);
+    let (cached, uncached) = cached_and_uncached(&image);
+    cached.iter().for_each(|piece| piece.assert_read(root));
+    let (few, rest) = uncached.split_at(2 * WORKERS);
+    let many = &rest[..200];
+    for readers in [few, many] {
+        let latencies = serve_through_stall(&daemon, &blobs, &cached, readers, &mut rng);
+        println!("{} stuck readers; others: {latencies}", readers.len());
+        assert!(latencies.percentile(99) < Duration::from_millis(50), "{latencies}");
+        assert!(latencies.max() < Duration::from_millis(500), "{latencies}");
+        // A range that failed may stay failed for a moment.
+        for reader in readers {
+            daemon.wait_for("reads succeed again", || reader.read(root).is_ok());
+            assert!(reader.read(root).unwrap() == reader.piece.content, "wrong bytes after the stall");
+        }
+    }
+    image.manifest().assert_tree(root, "after the stalls");
+    daemon.unmount();
+}

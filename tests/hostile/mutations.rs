@@ -1,0 +1,98 @@
+//! Hostile input, deterministically: every reader of outside bytes gets thousands of damaged ones. An error is fine, and
+//! so is a tree that does not contradict itself; a panic is not, nor is taking long, nor is a large allocation.
+//!
+//! The same functions are the targets of the fuzzer (`tests/fuzz`).
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::{Duration, Instant};
+
+use nydus_tests::allocation::{CountingAllocator, peak_of};
+use nydus_tests::config::{Config, Form};
+use nydus_tests::fixtures::{IMAGES, Image};
+use nydus_tests::mutation::mutate;
+use nydus_tests::rng::Rng;
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
+
+const BOOTSTRAP_MUTATIONS: u64 = 20_000;
+const LONGEST: Duration = Duration::from_secs(1);
+const LARGEST_ALLOCATION: usize = 64 << 20;
+
+/// Says which input it was when a reader panics.
+struct Trying<'a>(&'a str, u64);
+
+impl Drop for Trying<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("at mutation {} of {}", self.1, self.0);
+        }
+    }
+}
+
+/// Feeds `count` mutations of `seed` to `reader`.
+fn try_mutations(name: &str, seed: &[u8], count: u64, reader: impl Fn(&[u8])) {
+    for number in 0..count {
+        let mut rng = Rng::new(number ^ (seed.len() as u64) << 32);
+        let mut bytes = seed.to_vec();
+        mutate(&mut rng, &mut bytes);
+        let _trying = Trying(name, number);
+        let start = Instant::now();
+        let peak = peak_of(|| reader(&bytes));
+        let elapsed = start.elapsed();
+        assert!(elapsed <= LONGEST, "{name}, mutation {number}: {elapsed:?}");
+        assert!(peak <= LARGEST_ALLOCATION, "{name}, mutation {number}: allocates {peak} bytes");
+    }
+}
+
+/// The bytes of an image's bootstrap, taken out of the blob where it is inside.
+fn bootstrap_of(image: &Image) -> Vec<u8> {
+    let path = image.bootstrap();
+    let file = std::fs::File::open(&path).unwrap();
+    match storage::blob::extract_bootstrap(&file, image.name).unwrap() {
+        Some(bytes) => bytes,
+        None => std::fs::read(path).unwrap(),
+    }
+}
+
+fn bootstrap_mutations(name: &str) {
+    let seed = bootstrap_of(&Image::named(name));
+    rafs::fuzzing::bootstrap(&seed);
+    try_mutations(name, &seed, BOOTSTRAP_MUTATIONS, rafs::fuzzing::bootstrap);
+}
+
+macro_rules! bootstraps {
+    ($($test:ident: $name:literal),+ $(,)?) => {
+        $(#[test]
+        fn $test() {
+            bootstrap_mutations($name);
+        })+
+    };
+}
+
+bootstraps! {
+    bootstrap_v5_lz4_sha256: "v5-lz4-sha256",
+    bootstrap_v5_zstd_blake3: "v5-zstd-blake3",
+    bootstrap_v5_none_prefetch: "v5-none-prefetch",
+    bootstrap_v5_parent: "v5-parent",
+    bootstrap_v6_zstd: "v6-zstd",
+    bootstrap_v6_none: "v6-none",
+    bootstrap_v6_lz4_4k_sha256: "v6-lz4-4k-sha256",
+    bootstrap_v6_batch_toc: "v6-batch-toc",
+    bootstrap_v6_encrypt: "v6-encrypt",
+    bootstrap_v6_prefetch: "v6-prefetch",
+    bootstrap_v6_zran: "v6-zran",
+    bootstrap_v6_inline: "v6-inline",
+    bootstrap_v6_merge: "v6-merge",
+}
+
+#[test]
+fn configurations() {
+    let image = IMAGES[0];
+    for form in [Form::V1, Form::V2Json, Form::V2Toml] {
+        let mut config = Config::new(&image.blobs(), "/cache".as_ref());
+        config.form = form;
+        let name = format!("configuration {form:?}");
+        try_mutations(&name, config.to_text().as_bytes(), 20_000, nydusd::config::fuzzing);
+    }
+}
