@@ -60,7 +60,7 @@ struct Pending {
     record: Option<Record>,
     /// Which wants are pieces of it.
     wants: Vec<usize>,
-    /// What is in the data file has been looked at, and is not it.
+    /// What the data file held has been looked at, and was not it.
     not_here: bool,
     restarts: u32,
 }
@@ -213,11 +213,9 @@ impl Inner {
 
     fn state(&self, pending: &Pending) -> State {
         let index = pending.place.index;
-        if pending.not_here {
-            State::Missing
-        } else if self.confirmed(index) {
+        if self.confirmed(index) {
             if self.shelf.form() == Form::Plain { State::Ready } else { State::Local { check: false } }
-        } else if self.shelf.claimed(index) || self.shelf.trusted(index) {
+        } else if !pending.not_here && (self.shelf.claimed(index) || self.shelf.trusted(index)) {
             State::Local { check: true }
         } else {
             State::Missing
@@ -314,11 +312,10 @@ impl Inner {
         if !missing.is_empty() {
             self.board_missing(missing, &mut again, &mut waiting, deadline).await?;
         }
-        let landings = waiting.into_iter().map(|(ticket, chunk)| async move {
-            let leads_until = ticket.deadline();
-            (ticket.wait().await, leads_until, chunk)
-        });
-        for (served, leads_until, mut chunk) in join_all(landings).await {
+        let landings = waiting
+            .into_iter()
+            .map(|(mut ticket, chunk)| async move { (ticket.wait().await, ticket, chunk) });
+        for (served, ticket, mut chunk) in join_all(landings).await {
             let piece = match served {
                 Ok(served) => served.piece(chunk.place.index),
                 Err(error) => Piece::Failed(error),
@@ -332,15 +329,22 @@ impl Inner {
                     let len = hand_out(&chunk, &bytes, wants)?;
                     self.shared.metrics.bytes_from_cache.add(len);
                 }
-                Piece::Elsewhere => again.push(chunk),
+                Piece::Elsewhere => {
+                    if chunk.not_here {
+                        ticket.gone().await;
+                    }
+                    again.push(chunk);
+                }
                 Piece::Absent => {
+                    // The fetch has a key of its own.
                     chunk.not_here = true;
                     again.push(chunk);
                 }
                 Piece::Failed(error) => {
-                    if !starts_again(&error, leads_until, deadline, &mut chunk.restarts) {
+                    if !starts_again(&error, ticket.deadline(), deadline, &mut chunk.restarts) {
                         return Err(error);
                     }
+                    ticket.gone().await;
                     again.push(chunk);
                 }
             }
@@ -360,6 +364,7 @@ impl Inner {
                     blob = %self.description.id, chunk = chunk.place.index, %error,
                     "cannot read the cache: fetched again"
                 );
+                self.distrust(chunk.place.index);
                 return false;
             }
             metrics.bytes_from_cache.add(out.len() as u64);
@@ -401,7 +406,7 @@ impl Inner {
         for (chunk, unit) in missing.into_iter().zip(units) {
             let index = chunk.place.index;
             let key = Key::of(&unit, index);
-            let landed = || !chunk.not_here && self.confirmed(index);
+            let landed = || self.confirmed(index);
             match self.shelf.flights.board(key, Some(index), deadline, landed) {
                 Boarding::Landed => again.push(chunk),
                 Boarding::Joined(ticket) => waiting.push((ticket, chunk)),

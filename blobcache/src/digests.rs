@@ -56,7 +56,7 @@ impl<T: Clone + Send + Sync + 'static> Lazy<T> {
             if let Some(value) = self.loaded() {
                 return Ok(value);
             }
-            let ticket = match self.flights.board((), None, deadline, || self.loaded().is_some()) {
+            let mut ticket = match self.flights.board((), None, deadline, || self.loaded().is_some()) {
                 Boarding::Landed => continue,
                 Boarding::Joined(ticket) => ticket,
                 Boarding::Opened(ticket, leader) => {
@@ -74,7 +74,9 @@ impl<T: Clone + Send + Sync + 'static> Lazy<T> {
             };
             let leads_until = ticket.deadline();
             match ticket.wait().await {
-                Err(error) if starts_again(&error, leads_until, deadline, &mut restarts) => {}
+                Err(error) if starts_again(&error, leads_until, deadline, &mut restarts) => {
+                    ticket.gone().await;
+                }
                 other => return other,
             }
         }

@@ -14,7 +14,7 @@ use storage::blob::Unit;
 use storage::digest::Digest;
 
 use crate::blob::{Inner, Record};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::flight::{Boarding, Leader};
 use crate::plan::{self, Span};
 use crate::shelf::{Form, Place};
@@ -115,12 +115,11 @@ impl Flying {
 
     /// True if what is asked for has been published by somebody else.
     fn is_elsewhere(&self, blob: &Inner) -> bool {
-        if self.insist {
-            return false;
-        }
+        // Who insists has seen that what others trust cannot be checked.
+        let is_here = |index| blob.confirmed(index) || (!self.insist && blob.shelf.trusted(index));
         match self.leader.asked() {
-            asked if asked.is_empty() => blob.shelf.trusted(self.leader.key().index()),
-            asked => asked.iter().all(|index| blob.shelf.trusted(*index)),
+            asked if asked.is_empty() => is_here(self.leader.key().index()),
+            asked => asked.into_iter().all(is_here),
         }
     }
 
@@ -253,7 +252,7 @@ async fn wait_and_lead(blob: Arc<Inner>, mut flying: Flying) {
 
 /// Reads the units with one request and lands each. They ascend by offset and touch, but for small gaps.
 async fn request(blob: &Arc<Inner>, group: Vec<Flying>) {
-    match read(blob, &group).await {
+    let error = match read(blob, &group).await {
         Ok((start, bytes, share)) => {
             let landings = group.into_iter().map(|flying| {
                 let from = (flying.unit.offset - start) as usize;
@@ -262,10 +261,17 @@ async fn request(blob: &Arc<Inner>, group: Vec<Flying>) {
             });
             join_all(landings).await;
             // Only now: until it is written, it is in memory.
-            drop(share);
+            return drop(share);
         }
-        Err(error) => group.iter().for_each(|flying| flying.leader.answer(Err(error.clone()))),
+        Err(error) => error,
+    };
+    if group.len() == 1 || error.kind() == ErrorKind::TimedOut {
+        return group.iter().for_each(|flying| flying.leader.answer(Err(error.clone())));
     }
+    // A unit that cannot be read, such as one beyond the end of a short blob, must not fail its neighbours: those that
+    // somebody asked for are read one by one, the others given up.
+    let asked = group.into_iter().filter(|flying| !flying.leader.asked().is_empty());
+    join_all(asked.map(|flying| Box::pin(request(blob, vec![flying])))).await;
 }
 
 async fn read(

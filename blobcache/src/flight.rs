@@ -97,11 +97,16 @@ impl<T: Clone> Flight<T> {
 
 impl<T: Clone> Ticket<T> {
     /// The result of the flight. Ends with the leader; the caller bounds its own patience.
-    pub(crate) async fn wait(mut self) -> Result<T> {
+    pub(crate) async fn wait(&mut self) -> Result<T> {
         match self.result.wait_for(Option::is_some).await {
             Ok(result) => result.clone().unwrap_or_else(|| Err(Error::aborted("flight"))),
             Err(_) => Err(Error::aborted("flight")),
         }
+    }
+
+    /// Waits until the flight has left the map: who wants to try again would only join it once more before.
+    pub(crate) async fn gone(mut self) {
+        while self.result.changed().await.is_ok() {}
     }
 
     /// Until when the leader works.
@@ -182,8 +187,9 @@ mod tests {
         leader.answer(Ok(7));
         let Boarding::Joined(third) = flights.board(1, None, soon(), || false) else { panic!() };
         drop(leader);
-        for ticket in [first, second, third] {
+        for mut ticket in [first, second, third] {
             assert_eq!(ticket.wait().await.unwrap(), 7);
+            ticket.gone().await;
         }
         assert!(lock(&flights.map).is_empty());
         assert!(matches!(flights.board(1, None, soon(), || true), Boarding::Landed));
@@ -192,8 +198,8 @@ mod tests {
     #[tokio::test]
     async fn a_leader_that_dies_wakes_everybody() {
         let flights = Flights::<u32, u32>::new();
-        let Boarding::Opened(first, leader) = flights.board(1, None, soon(), || false) else { panic!() };
-        let Boarding::Joined(second) = flights.board(1, None, soon(), || false) else { panic!() };
+        let Boarding::Opened(mut first, leader) = flights.board(1, None, soon(), || false) else { panic!() };
+        let Boarding::Joined(mut second) = flights.board(1, None, soon(), || false) else { panic!() };
         let dies = std::thread::spawn(move || {
             let _leader = leader;
             panic!("on purpose");

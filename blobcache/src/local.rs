@@ -51,6 +51,7 @@ pub(crate) async fn lead(
                 metrics.cache_read_errors.increment();
                 tracing::warn!(blob = %blob.description.id, chunk = place.index, %error, "cannot read the cache");
             }
+            blob.distrust(place.index);
             Piece::Absent
         }
         Ok(Found::Uncheckable) => {

@@ -69,7 +69,7 @@ mod tests {
         let spans = [span(0, 10), span(10, 5), span(16, 4), span(30, 1)];
         assert_eq!(requests(&spans, 0), [0..2, 2..3, 3..4]);
         assert_eq!(requests(&spans, 1), [0..3, 3..4]);
-        assert_eq!(requests(&spans, 100), [0..4]);
+        assert_eq!(requests(&spans, 100), std::slice::from_ref(&(0..4)));
         let alone = spans.map(|span| Span { alone: true, ..span });
         assert_eq!(requests(&alone, 100).len(), 4);
         assert_eq!(requests(&[span(0, MAX_REQUEST), span(MAX_REQUEST, 1)], 0), [0..1, 1..2]);

@@ -9,6 +9,9 @@
 //!   4096  bitmap    most significant bit first
 //! ```
 //!
+//! Release 2.2.0 of the reference implementation was seen to name the same file `<id>.chunk_map`. Such a file is read as
+//! a claim, like any bit that is not ours, and not written.
+//!
 //! Its bits say that somebody wrote a chunk, not that the data survived: [`crate::trust`] knows that. We set a bit only
 //! once the data is durable, so that whoever does believe it is not deceived by us.
 
@@ -113,6 +116,25 @@ impl ChunkMap {
     pub(crate) fn sync(&self, disk: &dyn Disk) -> io::Result<()> {
         disk.sync_data(&self.file, &self.path)
     }
+}
+
+/// What the map at `path` says, which somebody else keeps under another name: read once, never written. `None` if there
+/// is none for `count` chunks.
+pub(crate) fn foreign_claims(path: &Path, count: u32) -> Option<Bits> {
+    let file = File::open(path).ok()?;
+    let mut bytes = vec![0; HEADER_LEN + bitmap_len(count)];
+    if file.metadata().ok()?.len() != bytes.len() as u64 {
+        return None;
+    }
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    let (page, bitmap) = bytes.split_at_mut(HEADER_LEN);
+    let header = parse(path, page).ok()?;
+    if header.version == 1 && header.all_ready == ALL_READY {
+        bitmap.fill(0xff);
+    }
+    let bits = Bits::in_memory(count);
+    bits.assign(bitmap);
+    Some(bits)
 }
 
 fn new_header() -> Header {

@@ -24,7 +24,7 @@ use crate::flight::Flights;
 use crate::lock;
 use crate::metrics::Metrics;
 use crate::options::{BootId, CacheStorage, Encryption};
-use crate::readiness::ChunkMap;
+use crate::readiness::{ChunkMap, foreign_claims};
 use crate::sys::{self, Lock};
 use crate::trust::{Identity, Subject, Trust};
 
@@ -107,7 +107,12 @@ enum Knowledge {
     /// Nothing is kept.
     None,
     /// In files, shared with other processes.
-    Recorded { trust: Trust, map: ChunkMap },
+    Recorded {
+        trust: Trust,
+        map: ChunkMap,
+        /// What an older release left under another name.
+        older: Option<Bits>,
+    },
     /// In memory; `found` if the data file had content when it was opened.
     Memory { live: Bits, found: bool },
 }
@@ -212,9 +217,10 @@ impl Shelf {
         let knowledge = {
             let _setup = SetupLock::take(&file, &path)?;
             hold_form(&file, form.fingerprint(), &path)?;
-            let map = (indexed_map || description.ci.is_some()).then(|| name(".blob.data.chunk_map"));
+            let maps = (name(".blob.data.chunk_map"), name(".chunk_map"));
+            let maps = (indexed_map || description.ci.is_some()).then_some((&*maps.0, &*maps.1));
             let subject = Subject { count: description.chunk_count, form: form.fingerprint(), data: None };
-            Self::set_up(&file, &path, size, subject, map.as_deref(), boot)?
+            Self::set_up(&file, &path, size, subject, maps, boot)?
         };
         Ok(Self { form, size, file: Some(file), path, knowledge, ..Self::nothing(description) })
     }
@@ -225,7 +231,7 @@ impl Shelf {
         path: &Path,
         size: u64,
         subject: Subject,
-        map: Option<&Path>,
+        maps: Option<(&Path, &Path)>,
         boot: BootId,
     ) -> io::Result<Knowledge> {
         let found = file.metadata()?.len();
@@ -239,7 +245,7 @@ impl Shelf {
             ));
         }
         let count = subject.count;
-        let Some(map) = map.filter(|_| count != 0 && size != 0) else {
+        let Some((map, older)) = maps.filter(|_| count != 0 && size != 0) else {
             let count = if count == 0 { MAX_CHUNKS } else { count };
             return Ok(Knowledge::Memory { live: Bits::in_memory(count), found: found > 0 });
         };
@@ -257,7 +263,8 @@ impl Shelf {
         if trust.durable().is_full() {
             map.stamp()?;
         }
-        Ok(Knowledge::Recorded { trust, map })
+        let older = foreign_claims(older, count);
+        Ok(Knowledge::Recorded { trust, map, older })
     }
 
     pub(crate) fn shape(&self) -> Shape {
@@ -321,7 +328,9 @@ impl Shelf {
     pub(crate) fn claimed(&self, index: u32) -> bool {
         match &self.knowledge {
             Knowledge::None => false,
-            Knowledge::Recorded { map, .. } => map.test(index),
+            Knowledge::Recorded { map, older, .. } => {
+                map.test(index) || older.as_ref().is_some_and(|claims| claims.test(index))
+            }
             Knowledge::Memory { found, .. } => *found,
         }
     }
@@ -444,7 +453,7 @@ impl Shelf {
 
     /// Makes what is live durable, then says so: to ourselves in the trust file, to others in the map.
     pub(crate) fn make_durable(&self, disk: &dyn Disk, metrics: &Metrics) -> Result<()> {
-        let (Knowledge::Recorded { trust, map }, Some(file)) = (&self.knowledge, &self.file) else {
+        let (Knowledge::Recorded { trust, map, .. }, Some(file)) = (&self.knowledge, &self.file) else {
             return Ok(());
         };
         if trust.sync_failed() {

@@ -69,7 +69,7 @@ impl TableSlot {
             if let Some(table) = self.loaded() {
                 return Ok(table);
             }
-            let ticket = match self.flights.board((), None, deadline, || self.loaded().is_some()) {
+            let mut ticket = match self.flights.board((), None, deadline, || self.loaded().is_some()) {
                 Boarding::Landed => continue,
                 Boarding::Joined(ticket) => ticket,
                 Boarding::Opened(ticket, leader) => {
@@ -79,7 +79,9 @@ impl TableSlot {
             };
             let leads_until = ticket.deadline();
             match ticket.wait().await {
-                Err(error) if starts_again(&error, leads_until, deadline, &mut restarts) => {}
+                Err(error) if starts_again(&error, leads_until, deadline, &mut restarts) => {
+                    ticket.gone().await;
+                }
                 other => return other,
             }
         }

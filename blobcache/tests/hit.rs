@@ -1,5 +1,7 @@
 //! A hit allocates nothing.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::alloc::{GlobalAlloc, Layout, System};

@@ -1,5 +1,7 @@
 //! The laws of hit, miss and single flight, on hand-made blobs.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;
@@ -89,6 +91,26 @@ fn one_read_of_many_chunks_is_one_request() {
         assert_eq!(out, blob.expected(extent));
     }
     assert_eq!(backend.requests.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_chunk_beyond_the_end_of_the_blob_does_not_fail_its_neighbours() {
+    let dir = tempfile::tempdir().unwrap();
+    let (runtime, blob) = (runtime(), HandMade::new(21, PLAIN));
+    let short = blob.stored.slice(..blob.stored.len() - 1);
+    let backend = MemoryBackend::with([(blob.id().clone(), short)]);
+    let cache = open(options(directory(dir.path())), &backend, &runtime);
+    let handle = take(&cache, &blob);
+    let last = blob.len() - 1;
+    let extents = [last - 1, last].map(|index| blob.whole(index));
+    let mut outs = extents.map(|extent| vec![0; blob.expected(&extent).len()]);
+    let mut wants: Vec<_> =
+        extents.iter().zip(&mut outs).map(|(extent, out)| Want { extent: *extent, out }).collect();
+    let error = runtime.block_on(handle.read(&mut wants, soon())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    runtime.block_on(settled(&cache));
+    assert!(handle.ready(&extents[0]).is_some(), "the neighbour came with a request of its own");
+    assert!(handle.ready(&extents[1]).is_none());
 }
 
 #[test]
@@ -324,6 +346,13 @@ fn chunks_without_a_digest_are_kept_but_not_believed_from_others() {
     std::fs::remove_file(dir.path().join(format!("{}.blob.data.trust", blob.id()))).unwrap();
     assert_eq!(read_all(false), uncheckable as u64);
     assert_eq!(read_all(false), 0);
+    // The map under the name that an older release gave it.
+    let name = |suffix: &str| dir.path().join(format!("{}{suffix}", blob.id()));
+    std::fs::remove_file(name(".blob.data.trust")).unwrap();
+    std::fs::rename(name(".blob.data.chunk_map"), name(".chunk_map")).unwrap();
+    let older = std::fs::read(name(".chunk_map")).unwrap();
+    assert_eq!(read_all(false), uncheckable as u64);
+    assert_eq!(std::fs::read(name(".chunk_map")).unwrap(), older);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Several caches on one directory: as processes are to each other, two caches have their own open file descriptions.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::Arc;

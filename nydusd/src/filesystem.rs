@@ -34,16 +34,6 @@ pub enum Error {
     /// The data could not be read.
     #[error(transparent)]
     Data(#[from] blobcache::Error),
-    /// The cache file could not be read.
-    #[error("blob {blob}: cache file, offset {offset}: {source}")]
-    CacheFile {
-        /// The blob's id.
-        blob: String,
-        /// Offset in the cache file, in bytes.
-        offset: u64,
-        /// What the system said.
-        source: std::io::Error,
-    },
     /// Bootstrap and blobs contradict each other.
     #[error("inode {ino}, offset {offset}: {detail}")]
     Inconsistent {
@@ -202,8 +192,8 @@ impl Filesystem {
             let extent = extent?;
             let (blob_index, len) = match extent {
                 Extent::Hole { len } => {
-                    if let Some(run) = run.take() {
-                        self.pread(&run, out)?;
+                    if run.take().is_some_and(|run| !self.pread(&run, out)) {
+                        return Ok(None);
                     }
                     let end = filled + len as usize;
                     out.get_mut(filled..end).ok_or(Error::OutOfRange(offset))?.fill(0);
@@ -218,28 +208,21 @@ impl Filesystem {
             match &mut run {
                 Some(run) if run.blob_index == blob_index && run.at + run.len as u64 == at => run.len += len,
                 _ => {
-                    if let Some(run) = run.take() {
-                        self.pread(&run, out)?;
+                    if run.take().is_some_and(|run| !self.pread(&run, out)) {
+                        return Ok(None);
                     }
                     run = Some(Run { blob_index, at, start: filled, len });
                 }
             }
             filled += len;
         }
-        if let Some(run) = run {
-            self.pread(&run, out)?;
-        }
-        Ok(Some(filled))
+        Ok(run.is_none_or(|run| self.pread(&run, out)).then_some(filled))
     }
 
-    fn pread(&self, run: &Run, out: &mut [u8]) -> Result<()> {
+    /// False if the local copy cannot be read: [`Blob::read`] then gets the bytes from the backend.
+    fn pread(&self, run: &Run, out: &mut [u8]) -> bool {
         let blob = &self.blobs[run.blob_index as usize];
-        let out = out.get_mut(run.start..run.start + run.len).ok_or(Error::OutOfRange(run.at))?;
-        blob.pread(run.at, out).map_err(|source| Error::CacheFile {
-            blob: blob.id().to_string(),
-            offset: run.at,
-            source,
-        })
+        out.get_mut(run.start..run.start + run.len).is_some_and(|out| blob.pread(run.at, out).is_ok())
     }
 
     /// Reads up to `len` bytes at `offset`, waiting for what is missing, at most as long as the mount's read

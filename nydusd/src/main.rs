@@ -30,6 +30,9 @@ fn run(invocation: &Invocation) -> Result<()> {
             let logs = Arc::new(logs::init(&args.global.log_options())?);
             let runtime = runtime()?;
             let ended = daemon::run_fuse(args, logs.clone(), &runtime);
+            if let (Err(e), Some(_)) = (&ended, args.global.log_options().file) {
+                tracing::error!("{e:#}");
+            }
             finish(runtime, &logs);
             ended
         }

@@ -15,7 +15,7 @@ use crate::flags::ImageFlags;
 use crate::image::Image;
 use crate::inode::{Attributes, Ino};
 use crate::xattr::Xattrs;
-use crate::{directory, extent, v5, v6, xattr};
+use crate::{directory, extent, inlined, v5, v6, xattr};
 
 /// A version of the format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -72,8 +72,16 @@ impl Bootstrap {
         if !file.metadata().map_err(io)?.is_file() {
             return Err(Error::NotBootstrap { path: path.into(), detail: "not a regular file".into() });
         }
-        let image = Image::map(path, &file)?;
-        Self::from_image(image, options)
+        match Self::from_image(Image::map(path, &file)?, options) {
+            // The start of a blob is data, and may look like anything; its end tells what is inside.
+            Err(error @ Error::NotBootstrap { .. }) => {
+                match inlined::extract(path, &file, options.extract_dir.as_deref())? {
+                    Some(image) => Self::from_image(image, options),
+                    None => Err(error),
+                }
+            }
+            opened => opened,
+        }
     }
 
     /// Opens a bootstrap that is in memory; `name` stands for its path.
@@ -82,6 +90,7 @@ impl Bootstrap {
     }
 
     fn from_image(image: Image, options: &OpenOptions) -> Result<Self> {
+        let version = Self::detect(&image)?;
         if let Some(expected) = options.expected_digest {
             let found = Digester::Sha256.digest(image.bytes());
             if found != expected {
@@ -89,15 +98,26 @@ impl Bootstrap {
                 return Err(Error::DigestMismatch { path: image.path().clone(), what, expected, found });
             }
         }
-        let tree = if v5::Tree::detect(&image) {
-            Tree::V5(v5::Tree::open(image, options.verify_inodes)?)
-        } else if v6::Tree::detect(&image) {
-            Tree::V6(v6::Tree::open(image)?)
+        Ok(Self {
+            tree: match version {
+                Version::V5 => Tree::V5(v5::Tree::open(image, options.verify_inodes)?),
+                Version::V6 => Tree::V6(v6::Tree::open(image)?),
+            },
+        })
+    }
+
+    /// Which version the bytes claim to be.
+    fn detect(image: &Image) -> Result<Version> {
+        let detail = if v5::Tree::detect(image) {
+            return Ok(Version::V5);
+        } else if v6::Tree::detect(image) {
+            return Ok(Version::V6);
+        } else if v6::Tree::detect_erofs(image) {
+            "an EROFS image without the RAFS feature"
         } else {
-            let detail = "no RAFS v5 magic at its start, no EROFS magic at offset 1024".into();
-            return Err(Error::NotBootstrap { path: image.path().clone(), detail });
+            "no RAFS v5 magic at its start, no EROFS magic at offset 1024"
         };
-        Ok(Self { tree })
+        Err(Error::NotBootstrap { path: image.path().clone(), detail: detail.into() })
     }
 
     /// The version of the format.

@@ -77,6 +77,18 @@ impl Bootstrap {
     }
 }
 
+/// What a look at all parts of an inode, the target of a symlink and the entries of a directory excepted, finds.
+pub(crate) struct Inspection {
+    /// Bytes of the bootstrap that belong to the inode alone.
+    pub(crate) footprint: u64,
+    /// Bytes of a file.
+    pub(crate) size: u64,
+    /// Extended attributes.
+    pub(crate) xattrs: u64,
+    /// Chunks of a file.
+    pub(crate) chunks: u64,
+}
+
 struct Walk<'a> {
     bootstrap: &'a Bootstrap,
     summary: Summary,
@@ -99,20 +111,16 @@ impl Walk<'_> {
             let found = format!("the {file_type} {ino} twice");
             return Err(bootstrap.image().corrupt(0, "tree", "each inode once, or hard-linked files", found));
         }
-        let footprint = match bootstrap.tree() {
-            Tree::V5(tree) => tree.footprint(ino)?,
-            Tree::V6(tree) => tree.node(ino)?.footprint(),
+        let inspection = match bootstrap.tree() {
+            Tree::V5(tree) => tree.inspect(ino)?,
+            Tree::V6(tree) => tree.inspect(ino)?,
         };
-        self.unclaimed = self.unclaimed.checked_sub(footprint).ok_or_else(|| {
+        self.unclaimed = self.unclaimed.checked_sub(inspection.footprint).ok_or_else(|| {
             let found = format!("inode {ino} using bytes that others use");
             bootstrap.image().corrupt(0, "tree", "inodes that do not overlap", found)
         })?;
 
-        let attributes = bootstrap.attributes(ino)?;
-        for xattr in bootstrap.xattrs(ino)? {
-            xattr?;
-            self.summary.xattrs += 1;
-        }
+        self.summary.xattrs += inspection.xattrs;
         match file_type {
             FileType::Directory => {
                 self.summary.directories += 1;
@@ -121,11 +129,8 @@ impl Walk<'_> {
             }
             FileType::Regular => {
                 self.summary.files += 1;
-                self.summary.file_bytes = self.summary.file_bytes.saturating_add(attributes.size);
-                self.summary.chunks += match bootstrap.tree() {
-                    Tree::V5(tree) => tree.check_chunks(ino)?,
-                    Tree::V6(tree) => tree.check_chunks(ino)?,
-                };
+                self.summary.file_bytes = self.summary.file_bytes.saturating_add(inspection.size);
+                self.summary.chunks += inspection.chunks;
             }
             FileType::Symlink => {
                 self.summary.symlinks += 1;

@@ -2,6 +2,7 @@
 //! not an error is consistent, and nothing panics.
 
 use crate::bootstrap::{Bootstrap, OpenOptions};
+use crate::directory::DirEntry;
 use crate::inode::{FileType, Ino};
 
 /// Entries and extents that one walk looks at; more than the file pays for means that a hostile file shares them.
@@ -16,7 +17,22 @@ pub fn bootstrap(bytes: &[u8]) {
     if let (crate::Version::V5, Ok(bootstrap)) =
         (bootstrap.version(), Bootstrap::from_bytes(bytes.to_vec(), "fuzzing", &options))
     {
-        let _ = bootstrap.check();
+        touch(&bootstrap);
+    }
+}
+
+/// Looks at every inode that can be reached.
+fn touch(bootstrap: &Bootstrap) {
+    let mut visited = bootstrap.numbers();
+    let mut directories = vec![bootstrap.root()];
+    while let Some(directory) = directories.pop() {
+        let Ok(listing) = bootstrap.read_dir(directory, 0) else { continue };
+        for entry in listing.map_while(Result::ok) {
+            let _ = bootstrap.attributes(entry.ino);
+            if visited.insert(entry.ino.0) && entry.file_type == FileType::Directory {
+                directories.push(entry.ino);
+            }
+        }
     }
 }
 
@@ -24,6 +40,7 @@ pub fn bootstrap(bytes: &[u8]) {
 pub fn walk(bootstrap: &Bootstrap) -> u64 {
     let mut steps = 0;
     let mut entries = 0;
+    let mut listed = Vec::new();
     let mut visited = bootstrap.numbers();
     let mut directories = vec![bootstrap.root()];
     visited.insert(bootstrap.root().0);
@@ -31,7 +48,7 @@ pub fn walk(bootstrap: &Bootstrap) -> u64 {
     while let Some(directory) = directories.pop() {
         let Ok(listing) = bootstrap.read_dir(directory, 0) else { continue };
         let mut complete = true;
-        let mut last = None;
+        listed.clear();
         for entry in listing {
             steps += 1;
             if steps > STEPS_MAX {
@@ -42,11 +59,9 @@ pub fn walk(bootstrap: &Bootstrap) -> u64 {
                 break;
             };
             entries += 1;
-            assert!(
-                last.is_none_or(|(_, next)| next < entry.next) && entry.next < 1 << 62,
-                "positions ascend"
-            );
-            last = Some((entry.name, entry.next));
+            let last = listed.last().map_or(0, |last: &DirEntry<'_>| last.next);
+            assert!(last < entry.next && entry.next < 1 << 62, "positions ascend");
+            listed.push(entry);
             if visited.insert(entry.ino.0) {
                 inode(bootstrap, entry.ino, entry.file_type, &mut steps);
                 if entry.file_type == FileType::Directory {
@@ -55,8 +70,7 @@ pub fn walk(bootstrap: &Bootstrap) -> u64 {
             }
         }
         // Names were in order, so each must be found. A broken directory need not find what it lists.
-        let Ok(listing) = bootstrap.read_dir(directory, 0) else { continue };
-        for entry in listing.map_while(Result::ok) {
+        for entry in &listed {
             match bootstrap.lookup(directory, entry.name) {
                 Ok(found) => {
                     assert!(
@@ -70,8 +84,8 @@ pub fn walk(bootstrap: &Bootstrap) -> u64 {
                 assert_eq!(bootstrap.parent(entry.ino).ok(), Some(directory), "parent of {}", entry.ino);
             }
         }
-        if let (true, Some((_, next))) = (complete, last) {
-            let behind = bootstrap.read_dir(directory, next).ok().and_then(|mut rest| rest.next());
+        if let (true, Some(last)) = (complete, listed.last()) {
+            let behind = bootstrap.read_dir(directory, last.next).ok().and_then(|mut rest| rest.next());
             assert!(behind.is_none(), "{directory}: entries behind the last one");
         }
         let _ = bootstrap.lookup(directory, b"no such name");
@@ -96,7 +110,6 @@ fn inode(bootstrap: &Bootstrap, ino: Ino, file_type: FileType, steps: &mut u64) 
     assert_eq!(attributes.file_type, file_type, "type of {ino}");
     assert_eq!(FileType::from_mode(attributes.mode), Some(file_type), "mode of {ino}");
     assert!(attributes.nlink > 0 && attributes.mtime_nsec < 1_000_000_000, "attributes of {ino}");
-    assert_eq!(bootstrap.attributes(ino).ok(), Some(attributes), "attributes of {ino} change");
     if let Ok(xattrs) = bootstrap.xattrs(ino) {
         for (name, _) in xattrs.map_while(Result::ok) {
             assert!(
@@ -115,7 +128,9 @@ fn inode(bootstrap: &Bootstrap, ino: Ino, file_type: FileType, steps: &mut u64) 
             extents(bootstrap, ino, attributes.size, 0, u32::MAX, steps);
             // The end of the file, from inside a chunk.
             let offset = attributes.size.saturating_sub(u64::from(bootstrap.chunk_size()) / 2);
-            extents(bootstrap, ino, attributes.size, offset, u32::MAX, steps);
+            if offset != 0 {
+                extents(bootstrap, ino, attributes.size, offset, u32::MAX, steps);
+            }
             assert!(bootstrap.extents(ino, attributes.size, 1).is_ok_and(|mut none| none.next().is_none()));
         }
         _ => assert!(bootstrap.extents(ino, 0, 1).is_err(), "{ino} is no file, but has extents"),

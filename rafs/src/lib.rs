@@ -25,6 +25,7 @@ mod flags;
 #[doc(hidden)]
 pub mod fuzzing;
 mod image;
+mod inlined;
 mod inode;
 mod merkle;
 mod number_set;

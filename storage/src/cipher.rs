@@ -123,7 +123,7 @@ fn whole_pages(pages: &[u8]) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     fn hex<const N: usize>(text: &str) -> [u8; N] {
@@ -134,15 +134,19 @@ mod tests {
         Cipher { key: std::array::from_fn(|at| at as u8), iv: std::array::from_fn(|at| 0xf0 ^ at as u8) }
     }
 
-    /// As a builder encrypts one unit.
     fn encrypt(plain: &[u8]) -> Vec<u8> {
+        encrypt_with(&cipher(), plain)
+    }
+
+    /// As a builder encrypts one unit.
+    pub(crate) fn encrypt_with(cipher: &Cipher, plain: &[u8]) -> Vec<u8> {
         let mut stored = plain.to_vec();
         if plain.len() < BLOCK_SIZE {
             let fill = BLOCK_SIZE - plain.len();
             stored.resize(BLOCK_SIZE, fill as u8);
             stored.extend(PADDING_MARK);
         }
-        xts(&cipher().key).encrypt_sector(&mut stored, cipher().iv.into());
+        xts(&cipher.key).encrypt_sector(&mut stored, cipher.iv.into());
         stored
     }
 

@@ -13,4 +13,7 @@ pub mod codec;
 pub mod digest;
 mod error;
 
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use error::{Error, Result};

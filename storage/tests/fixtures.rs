@@ -3,6 +3,8 @@
 //! What the blobs are and which digests their chunks have is what the images' bootstraps say; the number of chunks
 //! that must have been compared is written down here, so that a test that looks at nothing fails.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helper functions too")]
+
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
 //! Doubles for the cache's neighbours: a blob made by hand, a backend that misbehaves on purpose.
-#![allow(dead_code, missing_docs)]
+#![allow(dead_code, missing_docs, clippy::unwrap_used)]
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -340,10 +340,10 @@ pub fn take(cache: &BlobCache, blob: &HandMade) -> Arc<Blob> {
 pub async fn fetch(blob: &Blob, extent: &Extent, deadline: Instant) -> Result<Vec<u8>, Error> {
     let &Extent::Chunk { len, .. } = extent else { panic!() };
     let mut out = vec![0; len as usize];
-    if let Some(offset) = blob.ready(extent) {
-        if blob.pread(offset, &mut out).is_ok() {
-            return Ok(out);
-        }
+    if let Some(offset) = blob.ready(extent)
+        && blob.pread(offset, &mut out).is_ok()
+    {
+        return Ok(out);
     }
     blob.read(&mut [Want { extent: *extent, out: &mut out }], deadline).await?;
     Ok(out)

@@ -12,6 +12,7 @@ use super::layout::{ALIGN, ExtendedBlob, Inode, MAGIC, SUPERBLOCK_SIZE, Superblo
 use super::record::Record;
 use super::{Entries, Extents, Xattrs};
 use crate::blob_limits;
+use crate::check::Inspection;
 use crate::error::{Error, Result};
 use crate::extent::clip;
 use crate::flags::ImageFlags;
@@ -179,6 +180,13 @@ impl Tree {
         Record::read(self, index)
     }
 
+    /// The name of the record at `index`, unchecked but for lying in the file: enough to search by.
+    fn name(&self, index: u32) -> Result<&[u8]> {
+        let offset = self.record_offset(index)?;
+        let head: &Inode = self.image.view(offset, "inode")?;
+        self.image.range(offset + size_of::<Inode>() as u64, head.name_size.get().into(), "name")
+    }
+
     /// The recorded digest of the inode at `index`.
     pub(crate) fn inode_digest(&self, index: u32) -> Result<&[u8; 32]> {
         let head: &Inode = self.image.view(self.record_offset(index)?, "inode")?;
@@ -233,11 +241,10 @@ impl Tree {
         let mut children = self.directory(directory)?.children();
         while !children.is_empty() {
             let middle = children.start + (children.end - children.start) / 2;
-            let child = self.record(middle)?;
-            match child.name.cmp(name) {
+            match self.name(middle)?.cmp(name) {
                 Ordering::Less => children.start = middle + 1,
                 Ordering::Greater => children.end = middle,
-                Ordering::Equal => return self.resolve(directory, &child).map(Some),
+                Ordering::Equal => return self.resolve(directory, &self.record(middle)?).map(Some),
             }
         }
         Ok(None)
@@ -293,15 +300,19 @@ impl Tree {
         }))
     }
 
-    /// Bytes of the record of an inode.
-    pub(crate) fn footprint(&self, ino: Ino) -> Result<u64> {
-        Ok(self.inode(ino)?.len)
-    }
-
-    /// Checks all chunks of a file, and returns how many there are.
-    pub(crate) fn check_chunks(&self, ino: Ino) -> Result<u64> {
+    /// Looks at all parts of an inode.
+    pub(crate) fn inspect(&self, ino: Ino) -> Result<Inspection> {
         let record = self.inode(ino)?;
-        Extents::new(self, &record, 0, record.size()).check_all()
+        let mut xattrs = record.xattrs(&self.image).into_iter().flatten();
+        Ok(Inspection {
+            footprint: record.len,
+            size: record.size(),
+            xattrs: xattrs.try_fold(0, |count, xattr| xattr.map(|_| count + 1))?,
+            chunks: match record.file_type {
+                FileType::Regular => Extents::new(self, &record, 0, record.size()).check_all()?,
+                _ => 0,
+            },
+        })
     }
 
     /// Checks that each of the `entries` of the tree has an inode record of its own, and that the members of a
@@ -317,7 +328,7 @@ impl Tree {
         for index in ROOT..=self.entries {
             let record = self.record(index)?;
             let ino = record.ino();
-            if ino.0 != u64::from(index) && !record.is_same_file(&self.record(ino.0 as u32)?) {
+            if ino.0 != u64::from(index) && !record.is_same_file(&self.record(ino.0 as u32)?, &self.image)? {
                 let expected = format!("the content of inode {ino}");
                 return Err(self.image.corrupt(record.offset, "hard link", expected, "another"));
             }

@@ -1,5 +1,6 @@
 //! One inode record: its head, and the parts behind it (spec/rafs-v5.md §6).
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use zerocopy::IntoBytes;
@@ -170,13 +171,19 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// True if the two differ in nothing but name and parent.
-    pub(super) fn is_same_file(&self, other: &Record<'_>) -> bool {
-        self.head.digest == other.head.digest
+    /// True if the two differ in nothing but name, parent and the order of extended attributes, which the
+    /// reference implementation stores as they come out of a hash map.
+    pub(super) fn is_same_file(&self, other: &Record<'_>, image: &Image) -> Result<bool> {
+        let xattrs = |record: &Record<'_>| -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
+            let pairs = record.xattrs.map(|(offset, pairs)| Xattrs::new(image, offset, pairs));
+            let owned = |(name, value): (&[u8], &[u8])| (name.to_vec(), value.to_vec());
+            pairs.into_iter().flatten().map(|pair| pair.map(owned)).collect()
+        };
+        Ok(self.head.digest == other.head.digest
             && self.ino() == other.ino()
             && self.attributes() == other.attributes()
-            && self.xattrs.map(|(_, pairs)| pairs) == other.xattrs.map(|(_, pairs)| pairs)
             && self.chunks.as_bytes() == other.chunks.as_bytes()
+            && xattrs(self)? == xattrs(other)?)
     }
 
     pub(crate) fn xattrs(&self, image: &'a Image) -> Option<Xattrs<'a>> {

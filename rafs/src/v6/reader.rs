@@ -15,6 +15,7 @@ use super::layout::{
 use super::node::{Node, Place};
 use super::{Entries, Extents, Xattrs, blobs, chunks};
 use crate::blob_limits;
+use crate::check::Inspection;
 use crate::chunk_record::ChunkRecord;
 use crate::error::{Error, Result};
 use crate::extent::clip;
@@ -45,9 +46,15 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// True if the bytes claim to be EROFS.
-    pub(crate) fn detect(image: &Image) -> bool {
+    /// True if the bytes claim to be EROFS, whoever made them.
+    pub(crate) fn detect_erofs(image: &Image) -> bool {
         image.view::<U32>(SUPERBLOCK_OFFSET, "magic").is_ok_and(|magic| *magic == MAGIC)
+    }
+
+    /// True if the bytes claim to be v6.
+    pub(crate) fn detect(image: &Image) -> bool {
+        let compatible = image.view::<U32>(SUPERBLOCK_OFFSET + 8, "features");
+        Self::detect_erofs(image) && compatible.is_ok_and(|bits| bits.get() & COMPAT_RAFS != 0)
     }
 
     /// Validates superblocks and tables, and that the root is a directory.
@@ -178,10 +185,20 @@ impl Tree {
         Ok(())
     }
 
-    /// Checks all chunks of a file, and returns how many there are.
-    pub(crate) fn check_chunks(&self, ino: Ino) -> Result<u64> {
+    /// Looks at all parts of an inode.
+    pub(crate) fn inspect(&self, ino: Ino) -> Result<Inspection> {
         let node = self.node(ino)?;
-        Extents::new(self, &node, 0, node.size)?.try_fold(0, |count, extent| extent.map(|_| count + 1))
+        let mut xattrs = self.xattrs_of(&node)?.into_iter().flatten();
+        Ok(Inspection {
+            footprint: node.footprint(),
+            size: node.size,
+            xattrs: xattrs.try_fold(0, |count, xattr| xattr.map(|_| count + 1))?,
+            chunks: match node.file_type {
+                FileType::Regular => Extents::new(self, &node, 0, node.size)?
+                    .try_fold(0, |count, extent| extent.map(|_| count + 1))?,
+                _ => 0,
+            },
+        })
     }
 
     pub(crate) fn root(&self) -> Ino {
@@ -258,7 +275,11 @@ impl Tree {
     }
 
     pub(crate) fn xattrs(&self, ino: Ino) -> Result<Option<Xattrs<'_>>> {
-        match self.node(ino)?.xattrs {
+        self.xattrs_of(&self.node(ino)?)
+    }
+
+    fn xattrs_of(&self, node: &Node) -> Result<Option<Xattrs<'_>>> {
+        match node.xattrs {
             (_, 0) => Ok(None),
             (offset, size) => Xattrs::new(&self.image, offset, size).map(Some),
         }
@@ -284,12 +305,6 @@ impl Tree {
 /// The fields that must have one value, or one of a few.
 fn check_superblock(image: &Image, superblock: &Superblock) -> Result<()> {
     let at = SUPERBLOCK_OFFSET;
-    if superblock.feature_compat.get() & COMPAT_RAFS == 0 {
-        return Err(Error::NotBootstrap {
-            path: image.path().clone(),
-            detail: "an EROFS image without the RAFS feature".into(),
-        });
-    }
     if superblock.feature_incompat != INCOMPAT {
         let found = superblock.feature_incompat;
         return Err(image.unsupported(format!("incompatible features {found:#x}, only {INCOMPAT:#x} are")));

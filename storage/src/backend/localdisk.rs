@@ -1,7 +1,7 @@
 //! Blobs that are partitions of a disk, or a whole disk (spec/config.md §4).
 //!
 //! With a GPT, a partition is the blob whose id begins with the partition's name, 32 characters, and ends with the
-//! partition's GUID in hexadecimal. As with files, every system call runs on a [`Pool`] thread; the table is
+//! partition's GUID in hexadecimal. As with files, every system call runs on a thread of a bounded pool; the table is
 //! read at the first request, and again after a request that failed.
 //!
 //! A partition is a whole number of sectors, and that is the size this backend tells: a blob that ends inside its last

@@ -1,6 +1,6 @@
 //! Blobs that are files in a directory (spec/config.md §4).
 //!
-//! Every system call runs on a [`Pool`] thread, so that a stalled filesystem costs deadlines and not the runtime.
+//! Every system call runs on a thread of a bounded pool, so that a stalled filesystem costs deadlines and not the runtime.
 //! A blob's file stays open, which makes a read one `pread`. Which file that is gets asked again after an error,
 //! and after a second: a file that is replaced or appears later is found.
 

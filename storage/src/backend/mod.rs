@@ -1,7 +1,7 @@
 //! Where blobs are read from: [`Backend`], one file for each kind of place.
 //!
 //! A backend knows nothing of chunks: it hands out byte ranges of named objects, each inside the deadline it is
-//! given. The laws every backend keeps are one test-suite, [`laws`].
+//! given. The laws every backend keeps are one test-suite, `laws` (feature `testing`).
 
 use std::future::Future;
 use std::pin::Pin;

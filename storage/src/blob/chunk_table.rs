@@ -20,6 +20,9 @@ const MAX_CHUNKS: u32 = 1 << 24;
 /// The largest decoded table: with its header it is one read. Entries alone end at 384 MiB (§4); the rest is for ZRan
 /// dictionaries, which come to 32 KiB for each MiB or so of compressed data.
 const MAX_ARRAY_SIZE: u64 = MAX_READ - CI_HEADER_SIZE as u64;
+/// How far a unit's members reach to each side of the chunk that is asked for. Hostile tables put millions of
+/// overlapping chunks into one unit.
+const MAX_NEIGHBOURS: usize = 1 << 15;
 /// Deflate's window, the longest dictionary.
 const MAX_DICTIONARY_SIZE: u32 = 1 << 15;
 
@@ -204,7 +207,7 @@ impl ChunkTable {
                     || other.stored.compressed_offset == chunk.stored.compressed_offset)
         };
         let run = |indexes: &mut dyn Iterator<Item = u32>| -> Vec<ChunkDescription> {
-            indexes.map_while(|index| self.get(index)).take_while(same).collect()
+            indexes.take(MAX_NEIGHBOURS).map_while(|index| self.get(index)).take_while(same).collect()
         };
         let mut members = run(&mut (0..chunk.index).rev());
         members.reverse();
@@ -464,3 +467,6 @@ fn record<T: FromBytes>(table: &[u8], index: u32) -> Option<T> {
 fn records<T: FromBytes>(table: &[u8]) -> impl Iterator<Item = (u32, T)> {
     (0u32..).map_while(|index| Some((index, record(table, index)?)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,8 @@ mod description;
 mod digest_array;
 mod inlined_bootstrap;
 mod layout;
+#[cfg(test)]
+mod samples;
 mod tar_header;
 mod toc;
 mod unit;

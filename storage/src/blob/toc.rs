@@ -180,3 +180,6 @@ fn expect_digest(what: &str, data: &[u8], expected: &Digest) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

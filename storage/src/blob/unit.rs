@@ -32,7 +32,7 @@ pub struct Unit {
     /// object. [`Unit::clip`] it before asking a [`Backend`], which never reads beyond the end.
     pub len_is_bound: bool,
     /// The chunks, ascending by index. For a batch or ZRan context these are its chunks that stand next to each
-    /// other in the table, which are all of them in what builders write.
+    /// other in the table, at most 64 Ki of them: all of them in what builders write, but for absurdly small files.
     pub members: Vec<ChunkDescription>,
     pub(super) how: How,
 }
@@ -85,8 +85,12 @@ impl Unit {
     /// If the length is a bound, shortens it so that the range ends within an object of `object_size` bytes.
     pub fn clip(&mut self, object_size: u64) {
         if self.len_is_bound {
-            self.len = self.len.min(object_size.saturating_sub(self.offset));
+            self.len = self.len_within(object_size);
         }
+    }
+
+    fn len_within(&self, object_size: u64) -> u64 {
+        self.len.min(object_size.saturating_sub(self.offset))
     }
 
     /// Reads the unit's stored bytes with one request; a length that is a bound is clipped first, at the price of
@@ -97,11 +101,11 @@ impl Unit {
         backend: &dyn Backend,
         request: Request,
     ) -> Result<Bytes> {
-        let mut range = self.clone();
-        if self.len_is_bound {
-            range.clip(backend.size(&blob.id, request).await?);
-        }
-        backend.read(&blob.id, range.offset, range.len, request).await
+        let len = match self.len_is_bound {
+            true => self.len_within(backend.size(&blob.id, request).await?),
+            false => self.len,
+        };
+        backend.read(&blob.id, self.offset, len, request).await
     }
 
     /// Bytes that [`Unit::decode`] allocates at most, for memory budgets. Stored bytes are not counted.
@@ -256,3 +260,6 @@ fn within(space: &str, offset: u64, size: u64, limit: u64) -> Checked {
         _ => Err(format!("{space} range {offset}+{size} is outside of the blob's {limit} bytes")),
     }
 }
+
+#[cfg(test)]
+mod tests;

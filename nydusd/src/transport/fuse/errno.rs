@@ -21,7 +21,7 @@ pub(super) fn errno(error: &Error) -> Errno {
             warn!("{error}");
             Errno::ETIMEDOUT
         }
-        Error::Metadata(_) | Error::Data(_) | Error::CacheFile { .. } | Error::Inconsistent { .. } => {
+        Error::Metadata(_) | Error::Data(_) | Error::Inconsistent { .. } => {
             error!("{error}");
             Errno::EIO
         }

@@ -13,8 +13,9 @@ mod reply;
 mod worker;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use fuse_backend_rs::api::server::Server;
@@ -29,6 +30,9 @@ use mount::Mount;
 use nodeid::NodeIds;
 use read::{Parked, Reads};
 use worker::Worker;
+
+/// How long the kernel may take to begin a session; it takes microseconds.
+const INIT_LIMIT: Duration = Duration::from_secs(30);
 
 /// How to mount.
 #[derive(Clone, Debug)]
@@ -69,9 +73,11 @@ impl FuseMount {
         });
         let (end, ended) = oneshot::channel();
         let end = Arc::new(End(Some(end)));
+        let (initialised, is_initialised) = mpsc::channel();
         for number in 0..options.threads.max(1) {
             let buffer_bytes = mount.buffer_bytes();
-            let worker = Worker { server: server.clone(), reads: reads.clone(), buffer_bytes };
+            let (server, reads, initialised) = (server.clone(), reads.clone(), initialised.clone());
+            let worker = Worker { server, reads, buffer_bytes, initialised };
             let end = end.clone();
             thread::Builder::new()
                 .name(format!("fuse-{number}"))
@@ -84,6 +90,8 @@ impl FuseMount {
                 .context("cannot start a FUSE worker")?;
         }
         info!("start fuse servers with {} worker threads", options.threads.max(1));
+        is_initialised.recv_timeout(INIT_LIMIT).context("the kernel did not start the FUSE session")?;
+        // Only now: with the answer to INIT the kernel sets it anew.
         mount.raise_read_ahead();
         Ok(Self { mount, reads, ended: Some(ended) })
     }

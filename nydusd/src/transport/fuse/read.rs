@@ -84,11 +84,10 @@ impl Parked {
         receiver
     }
 
-    /// Ends a parked READ with EINTR. One that is not parked is answered already, or will be soon.
-    pub(super) fn interrupt(&self, unique: u64) {
-        if let Some(sender) = self.0.lock().unwrap_or_else(|e| e.into_inner()).remove(&unique) {
-            let _ = sender.send(());
-        }
+    /// Ends a parked READ with EINTR. False if it is not parked: it is answered, or another worker has just taken it.
+    pub(super) fn interrupt(&self, unique: u64) -> bool {
+        let parked = self.0.lock().unwrap_or_else(|e| e.into_inner()).remove(&unique);
+        parked.is_some_and(|sender| sender.send(()).is_ok())
     }
 
     /// How many READs wait.

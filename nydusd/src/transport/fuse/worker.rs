@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use fuse_backend_rs::abi::fuse_abi::{InHeader, InterruptIn, Opcode, ReadIn};
 use fuse_backend_rs::api::server::Server;
@@ -25,6 +25,8 @@ pub(super) struct Worker {
     pub(super) reads: Arc<Reads>,
     /// Of a request, and of an answer.
     pub(super) buffer_bytes: usize,
+    /// Told when the kernel's INIT has been answered.
+    pub(super) initialised: mpsc::Sender<()>,
 }
 
 impl Worker {
@@ -58,9 +60,16 @@ impl Worker {
                 None => Reply::new(self.reads.device.clone(), header.unique).error(Errno::EINVAL),
             },
             opcode if opcode == Opcode::Interrupt as u32 => {
-                if let Some(interrupt) = body(request, |r| r.read_obj::<InterruptIn>()) {
-                    self.reads.parked.interrupt(interrupt.unique);
+                let interrupt = body(request, |r| r.read_obj::<InterruptIn>());
+                if interrupt.is_some_and(|interrupt| !self.reads.parked.interrupt(interrupt.unique)) {
+                    // EAGAIN: the kernel says it again, unless the request has been answered meanwhile.
+                    Reply::new(self.reads.device.clone(), header.unique).error(Errno::EAGAIN);
                 }
+            }
+            opcode if opcode == Opcode::Init as u32 => {
+                self.answer_at_once(request, answer);
+                // Fails if nobody waits any more.
+                let _ = self.initialised.send(());
             }
             _ => self.answer_at_once(request, answer),
         }
