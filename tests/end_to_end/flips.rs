@@ -100,7 +100,9 @@ impl Patient {
     }
 
     fn empty_cache(&self) {
-        let _ = fs::remove_dir_all(self.dir.path().join("cache"));
+        let cache = self.dir.path().join("cache");
+        let _ = fs::remove_dir_all(&cache);
+        fs::create_dir(cache).unwrap();
     }
 
     /// Applies `flips` to blobs, reads everything with an empty cache and once more, undoes them, and reads on from what
@@ -129,13 +131,13 @@ impl Patient {
 fn flip_blobs(name: &str) -> (usize, usize) {
     let patient = Patient::new(Image::named(name));
     let mut rng = Rng::new(u64::from_le_bytes(*b"the blob") ^ name.len() as u64);
-    let layout = (!name.contains("inline")).then(|| Layout::of(&patient.image));
+    let layout = name.starts_with("v5").then(|| Layout::of(&patient.image));
     let (mut flips, mut noticed) = (0, 0);
     let mut apply = |batch: Vec<Flip>| {
         flips += batch.len();
         let outcome = patient.read_damaged(&batch);
         noticed += usize::from(outcome.as_ref().is_none_or(|outcome| !outcome.failed.is_empty()));
-        if let (Some(outcome), Some(layout), true) = (outcome, &layout, name.starts_with("v5")) {
+        if let (Some(outcome), Some(layout)) = (outcome, &layout) {
             assert_only_touched(&patient, layout, &batch, &outcome);
         }
     };
@@ -206,7 +208,7 @@ fn flip_cache(name: &str, caching: Caching, rounds: usize) -> (usize, u64) {
     assert!(read_all(&opened, image.files(), name).failed.is_empty());
     opened.close();
 
-    config.cache = cache.clone();
+    config.cache = cache.clone(); config.validate = false;
     let mut rng = Rng::new(u64::from_le_bytes(*b"the cach") ^ name.len() as u64);
     let mut rejected = 0;
     for round in 0..rounds {

@@ -22,5 +22,6 @@ pub mod program;
 pub mod readers;
 pub mod requirements;
 pub mod rng;
+pub mod seeds;
 pub mod stall_fs;
 pub mod unprivileged;
