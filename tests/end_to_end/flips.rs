@@ -208,7 +208,7 @@ fn flip_cache(name: &str, caching: Caching, rounds: usize) -> (usize, u64) {
     assert!(read_all(&opened, image.files(), name).failed.is_empty());
     opened.close();
 
-    config.cache = cache.clone(); config.validate = false;
+    config.cache = cache.clone();
     let mut rng = Rng::new(u64::from_le_bytes(*b"the cach") ^ name.len() as u64);
     let mut rejected = 0;
     for round in 0..rounds {

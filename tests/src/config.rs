@@ -114,7 +114,7 @@ impl Config {
         if self.caching != Caching::Off {
             config["cache"] = json!({
                 "type": "filecache",
-                "compressed": self.caching == Caching::Compressed, "verify_on_fetch": false,
+                "compressed": self.caching == Caching::Compressed,
                 "filecache": { "work_dir": self.cache },
             });
             self.encryption(&mut config["cache"]["filecache"]);
