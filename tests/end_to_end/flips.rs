@@ -209,7 +209,6 @@ fn flip_cache(name: &str, caching: Caching, rounds: usize) -> (usize, u64) {
     opened.close();
 
     config.cache = cache.clone();
-    config.validate = false;
     let mut rng = Rng::new(u64::from_le_bytes(*b"the cach") ^ name.len() as u64);
     let mut rejected = 0;
     for round in 0..rounds {
