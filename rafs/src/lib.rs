@@ -16,6 +16,7 @@
 
 mod blob_limits;
 mod bootstrap;
+pub mod build;
 mod check;
 mod chunk_record;
 mod directory;
