@@ -2,7 +2,7 @@
 //!
 //! [`BlobDescription`] and its parts are the vocabulary that bootstraps, caches and backends share. [`ChunkTable`]
 //! says where the chunks of a v6 blob are, [`Unit`] what to fetch and how to decode it, [`Toc`] and
-//! [`DigestArray`] what else the blob carries.
+//! [`DigestArray`] what else the blob carries. [`writer`] makes blobs.
 
 mod cache_file;
 mod chunk_table;
@@ -15,6 +15,7 @@ mod samples;
 mod tar_header;
 mod toc;
 mod unit;
+pub mod writer;
 mod zran;
 
 pub use chunk_table::ChunkTable;
@@ -25,7 +26,7 @@ pub use description::{
 pub use digest_array::{DigestArray, fetch_digests};
 pub use inlined_bootstrap::extract_bootstrap;
 pub use toc::{Toc, TocEntry};
-pub use unit::{MAX_DECODED_SIZE, Unit};
+pub use unit::{MAX_DECODED_SIZE, Unit, check_chunk};
 
 /// The result of checking one structure; the error is the detail that goes into an [`crate::Error`] beside the name
 /// of the thing.
