@@ -7,6 +7,7 @@ mod extremes;
 #[path = "../reader/fixtures.rs"]
 mod fixtures;
 mod limits;
+mod mutations;
 mod normal;
 mod random;
 mod rebuild;
