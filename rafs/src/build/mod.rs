@@ -7,10 +7,35 @@
 //! and extended attributes were listed. What the format cannot hold is an error that names the entry and the limit;
 //! what was written opens, and passes [`crate::Bootstrap::check`].
 
+mod inodes;
 mod numbering;
 mod options;
+mod read;
 mod tree;
 
+pub(crate) use inodes::{Inodes, Rule};
 pub use numbering::Numbering;
 pub use options::{BlobEntry, ImageOptions, OWN_BLOB_ID};
+pub use read::{read_blobs, read_tree};
 pub use tree::{Chunk, Content, Node, NodeId, Recorded, Tree};
+
+use crate::bootstrap::Version;
+use crate::error::Result;
+use crate::{v5, v6};
+
+/// The bootstrap of a tree whose chunks are in `blobs`.
+///
+/// Memory: the bootstrap itself, and some 50 bytes for each entry while it is written.
+///
+/// # Errors
+///
+/// [`crate::Error::Unwritable`] for what the format cannot hold, with the path of the entry, the limit and what was
+/// found there.
+pub fn write_bootstrap(tree: &Tree, blobs: &[BlobEntry], options: &ImageOptions) -> Result<Vec<u8>> {
+    inodes::check_image(blobs, options).map_err(Rule::broken)?;
+    let inodes = Inodes::of(tree, blobs, options)?;
+    match options.version {
+        Version::V5 => v5::write(&inodes),
+        Version::V6 => v6::write(&inodes),
+    }
+}
