@@ -65,7 +65,7 @@ pub enum Command {
     Create(Box<CreateArgs>),
     /// Put the layers of an image on top of each other (not supported yet)
     Merge(Box<MergeArgs>),
-    /// Check the bootstrap of an image (not supported yet)
+    /// Check the bootstrap of an image
     Check(CheckArgs),
     /// Look into the bootstrap of an image (not supported yet)
     Inspect(InspectArgs),
@@ -411,7 +411,7 @@ pub struct CheckArgs {
     /// Configuration of the backend (not supported yet)
     #[arg(short = 'C', long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Print every inode and chunk
+    /// Print every inode and chunk (not supported yet)
     #[arg(short = 'v', long)]
     pub verbose: bool,
     /// Write the result to this file

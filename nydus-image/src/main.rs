@@ -29,7 +29,7 @@ fn run(cli: Cli) -> Result<()> {
     match command {
         Command::Create(args) => command::create::run(&args),
         Command::Merge(_) => Err(Error::Unsupported("merge")),
-        Command::Check(_) => Err(Error::Unsupported("check")),
+        Command::Check(args) => command::check::run(&args),
         Command::Inspect(_) => Err(Error::Unsupported("inspect")),
         Command::Stat(_) => Err(Error::Unsupported("stat")),
         Command::Unpack(_) => Err(Error::Unsupported("unpack")),

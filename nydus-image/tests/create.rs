@@ -1,4 +1,5 @@
 //! Images are built from the sources of the fixtures, and from random trees, and compared.
+#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::io::Write as _;
@@ -222,4 +223,53 @@ fn what_cannot_be_done_is_refused_by_name_and_nothing_is_written() {
     let missing = nydus_image(&["create", "-D", out_dir, "/does/not/exist"], "");
     assert!(String::from_utf8_lossy(&missing.stderr).contains("/does/not/exist"));
     assert_eq!(missing.status.code(), Some(1));
+}
+
+#[test]
+fn layers_are_built_on_their_parents() {
+    let Some(dir) = fixtures() else { return };
+    let mut parent: Option<String> = None;
+    for layer in ["a", "b", "c"] {
+        let out = dir.path().join(format!("layer-{layer}"));
+        let flags: Vec<&str> = match &parent {
+            None => vec!["-v5"],
+            Some(parent) => vec!["-v5", "--parent-bootstrap", parent],
+        };
+        create(&dir.path().join(layer), &out, &flags, "");
+        parent = Some(out.join("bootstrap").to_str().unwrap().to_owned());
+    }
+    let (tree, _, blobs) = open(Path::new(&parent.unwrap()));
+    let (expected, _, expected_blobs) = open(&dir.path().join("images/v5-parent/bootstrap"));
+    assert!(without_stored(tree).nodes == without_stored(expected).nodes, "the trees differ");
+    // The layers above are too small for zstd to make a difference.
+    let ids =
+        |blobs: &[BlobEntry]| blobs[1..].iter().map(|blob| blob.description.id.clone()).collect::<Vec<_>>();
+    assert_eq!(blobs.len(), 3);
+    assert_eq!(ids(&blobs), ids(&expected_blobs));
+}
+
+#[test]
+fn check_tells_of_the_blobs_and_refuses_what_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), "content").unwrap();
+    create(&source, dir.path(), &["--features=blob-toc"], "");
+    let (bootstrap, json) = (dir.path().join("bootstrap"), dir.path().join("json"));
+    let id = blob_ids(&dir.path().join("blobs")).remove(0);
+    let output = nydus_image(&["check", "-J", json.to_str().unwrap(), bootstrap.to_str().unwrap()], "");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    assert!(
+        stdout.starts_with("RAFS filesystem metadata is valid, referenced data blobs: \n\t 0: "),
+        "{stdout}"
+    );
+    assert!(stdout.contains(&id), "{stdout}");
+    assert!(stdout.ends_with("features: aligned cap_toc chunk-digest tar-header toc\n"), "{stdout}");
+    assert!(fs::read_to_string(&json).unwrap().contains(&format!("\"blobs\":[\"{id}\"]")));
+
+    let mut bytes = fs::read(&bootstrap).unwrap();
+    bytes[1024] ^= 1;
+    fs::write(&bootstrap, bytes).unwrap();
+    assert_eq!(nydus_image(&["check", bootstrap.to_str().unwrap()], "").status.code(), Some(1));
 }
