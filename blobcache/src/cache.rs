@@ -138,11 +138,16 @@ impl BlobCache {
         self.shared.budget(u64::MAX, deadline).await.map(drop)
     }
 
-    /// [`Self::idle`], then [`Self::flush`]: for an unmount. Bounded by `deadline`.
+    /// For an unmount: waits a moment for what is being fetched, then makes everything durable that is in the cache.
+    /// Bounded by `deadline`, of which a tenth is for the waiting: a fetch from a dead backend must not keep the rest
+    /// from becoming durable, and what it would bring is not lost, only fetched again.
     pub async fn shutdown(&self, deadline: Instant) -> Result<()> {
-        let idle = self.idle(deadline).await;
-        let flushed = self.flush(deadline).await;
-        idle.and(flushed)
+        let now = Instant::now();
+        let patience = deadline.saturating_duration_since(now) / 10;
+        if let Err(error) = self.idle(now + patience).await {
+            tracing::info!(%error, "fetches are given up");
+        }
+        self.flush(deadline).await
     }
 }
 

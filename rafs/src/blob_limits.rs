@@ -117,6 +117,7 @@ pub(crate) fn uncompressed_range(
 ) -> Result<()> {
     let limit = match blob.uncompressed_size {
         0 => UNCOMPRESSED_SIZE_MAX,
+        size if blob.is_tarfs() => size,
         size => size.next_multiple_of(4096),
     };
     if offset.checked_add(size).is_none_or(|end| end > limit) {

@@ -64,10 +64,11 @@ impl BlobCipher {
 
     /// Decrypts one stored unit: a chunk, a batch, the CI array or the CI header.
     ///
-    /// `decoded_len` is the unit's size once decrypted *and* decompressed. It settles most of the padding's
-    /// ambiguity: what is stored is never longer than that, so 18 stored bytes of an 18-byte unit are not padded.
+    /// `plain_len` is the length that must come out, where it is known: that of a unit that is not compressed; else 0. It
+    /// settles most of the padding's ambiguity: 18 stored bytes of an 18-byte unit are not padded, while what is
+    /// compressed and 18 bytes long nearly always is.
     /// Errors are [`Error::Corrupt`]: no unit is shorter than an AES block.
-    pub fn decrypt(&self, stored: &[u8], decoded_len: usize) -> Result<Vec<u8>> {
+    pub fn decrypt(&self, stored: &[u8], plain_len: usize) -> Result<Vec<u8>> {
         if stored.len() < BLOCK_SIZE {
             return Err(Error::corrupt(
                 "aes-128-xts",
@@ -76,7 +77,7 @@ impl BlobCipher {
         }
         let mut plain = stored.to_vec();
         self.xts.decrypt_sector(&mut plain, self.iv.into());
-        if decoded_len != PADDED_SIZE
+        if plain_len != PADDED_SIZE
             && let Some(len) = padded_len(&plain)
         {
             plain.truncate(len);

@@ -86,6 +86,21 @@ fn the_subcommand_and_its_options_are_accepted() {
 }
 
 #[test]
+fn a_cache_directory_that_is_missing_is_made_with_its_parents() {
+    require_mounts!();
+    for name in ["v5-zstd-blake3", "v6-zstd", "v6-inline"] {
+        let scratch = Scratch::new();
+        let image = Image::named(name);
+        let mut config = scratch.config(&image);
+        config.cache = scratch.path("some/where/else");
+        let daemon = scratch.launch(&image.bootstrap(), &config).start();
+        image.manifest().assert_tree(daemon.mountpoint(), name);
+        daemon.unmount();
+        assert!(std::fs::read_dir(&config.cache).unwrap().count() > 0, "{name}: nothing was cached");
+    }
+}
+
+#[test]
 fn the_right_bootstrap_digest_is_accepted_and_another_refused() {
     require_mounts!();
     let scratch = Scratch::new();

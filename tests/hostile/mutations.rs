@@ -7,10 +7,10 @@
 use std::time::{Duration, Instant};
 
 use nydus_tests::allocation::{CountingAllocator, peak_of};
-use nydus_tests::config::{Config, Form};
-use nydus_tests::fixtures::{IMAGES, Image};
+use nydus_tests::fixtures::Image;
 use nydus_tests::mutation::mutate;
 use nydus_tests::rng::Rng;
+use nydus_tests::seeds::{self, Seed};
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
@@ -45,18 +45,8 @@ fn try_mutations(name: &str, seed: &[u8], count: u64, reader: impl Fn(&[u8])) {
     }
 }
 
-/// The bytes of an image's bootstrap, taken out of the blob where it is inside.
-fn bootstrap_of(image: &Image) -> Vec<u8> {
-    let path = image.bootstrap();
-    let file = std::fs::File::open(&path).unwrap();
-    match storage::blob::extract_bootstrap(&file, image.name).unwrap() {
-        Some(bytes) => bytes,
-        None => std::fs::read(path).unwrap(),
-    }
-}
-
 fn bootstrap_mutations(name: &str) {
-    let seed = bootstrap_of(&Image::named(name));
+    let seed = seeds::bootstrap(&Image::named(name));
     rafs::fuzzing::bootstrap(&seed);
     try_mutations(name, &seed, BOOTSTRAP_MUTATIONS, rafs::fuzzing::bootstrap);
 }
@@ -86,13 +76,26 @@ bootstraps! {
     bootstrap_v6_merge: "v6-merge",
 }
 
+/// Tries every seed with this many mutations, after the seed itself.
+fn try_seeds(seeds: Vec<Seed>, count: u64, reader: fn(&[u8])) {
+    assert!(!seeds.is_empty());
+    for seed in seeds {
+        reader(&seed.bytes);
+        try_mutations(&seed.name, &seed.bytes, count, reader);
+    }
+}
+
+#[test]
+fn chunk_tables() {
+    try_seeds(seeds::chunk_tables(), 2_000, storage::fuzzing::chunk_table);
+}
+
+#[test]
+fn tables_of_contents() {
+    try_seeds(seeds::tocs(), 2_000, storage::fuzzing::toc);
+}
+
 #[test]
 fn configurations() {
-    let image = IMAGES[0];
-    for form in [Form::V1, Form::V2Json, Form::V2Toml] {
-        let mut config = Config::new(&image.blobs(), "/cache".as_ref());
-        config.form = form;
-        let name = format!("configuration {form:?}");
-        try_mutations(&name, config.to_text().as_bytes(), 20_000, nydusd::config::fuzzing);
-    }
+    try_seeds(seeds::configurations(), 10_000, nydusd::config::fuzzing);
 }

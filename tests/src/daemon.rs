@@ -225,12 +225,19 @@ impl Launch {
 
     /// Starts the daemon and waits until it is mounted. Fails the test if it does not come to that.
     pub fn start(&self) -> Daemon {
+        self.try_start().unwrap_or_else(|refusal| {
+            panic!("the daemon ended ({}) instead of mounting:\n{}", refusal.status, refusal.stderr)
+        })
+    }
+
+    /// Starts the daemon and waits until it is mounted, or has ended.
+    pub fn try_start(&self) -> Result<Daemon, Refusal> {
         let before = mounts::find(&self.mountpoint).map(|mount| mount.device);
         let daemon = self.spawn();
         let deadline = Instant::now() + START_DEADLINE;
         while mounts::find(&self.mountpoint).map(|mount| mount.device) == before {
             if let Some(status) = daemon.exited() {
-                panic!("the daemon ended ({status}) instead of mounting:\n{}", daemon.final_stderr());
+                return Err(daemon.refusal(status));
             }
             assert!(Instant::now() < deadline, "not mounted after {START_DEADLINE:?}:\n{}", daemon.stderr());
             std::thread::sleep(Duration::from_millis(2));
@@ -240,18 +247,15 @@ impl Launch {
                 api::try_get(socket, "/api/v1/daemon").is_ok_and(|answer| answer.body["state"] == "RUNNING")
             });
         }
-        daemon
+        Ok(daemon)
     }
 
     /// Starts a daemon that is expected to refuse. Fails the test if it is still running after the deadline.
     pub fn refused(&self) -> Refusal {
-        let mut daemon = self.spawn();
+        let daemon = self.spawn();
         let status = daemon.wait_exit(START_DEADLINE);
         let status = status.unwrap_or_else(|| panic!("it runs instead of refusing:\n{}", daemon.stderr()));
-        daemon.join_collector();
-        let stderr = daemon.stderr();
-        let mounted = mounts::find(&self.mountpoint).is_some();
-        Refusal { status, stderr, mounted }
+        daemon.refusal(status)
     }
 }
 
@@ -324,10 +328,9 @@ impl Daemon {
         lock(&self.stderr).clone()
     }
 
-    /// All it said, once it has ended.
-    fn final_stderr(mut self) -> String {
+    fn refusal(mut self, status: ExitStatus) -> Refusal {
         self.join_collector();
-        self.stderr()
+        Refusal { status, stderr: self.stderr(), mounted: mounts::find(&self.mountpoint).is_some() }
     }
 
     fn join_collector(&mut self) {

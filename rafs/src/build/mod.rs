@@ -19,7 +19,9 @@ pub use options::{BlobEntry, ImageOptions, OWN_BLOB_ID};
 pub use read::{read_blobs, read_tree};
 pub use tree::{Chunk, Content, Node, NodeId, Recorded, Tree};
 
-use crate::bootstrap::Version;
+use crate::bootstrap::{Bootstrap, OpenOptions, Version};
+#[cfg(doc)]
+use crate::error::Error;
 use crate::error::Result;
 use crate::{v5, v6};
 
@@ -29,13 +31,15 @@ use crate::{v5, v6};
 ///
 /// # Errors
 ///
-/// [`crate::Error::Unwritable`] for what the format cannot hold, with the path of the entry, the limit and what was
-/// found there.
+/// [`Error::Unwritable`] for what the format cannot hold, with the path of the entry, the limit and what was found
+/// there. The bootstrap is opened before it is returned: blobs whose numbers contradict each other are the
+/// [`Error::Corrupt`] that a reader would get.
 pub fn write_bootstrap(tree: &Tree, blobs: &[BlobEntry], options: &ImageOptions) -> Result<Vec<u8>> {
     inodes::check_image(blobs, options).map_err(Rule::broken)?;
     let inodes = Inodes::of(tree, blobs, options)?;
-    match options.version {
-        Version::V5 => v5::write(&inodes),
-        Version::V6 => v6::write(&inodes),
-    }
+    let bytes = match options.version {
+        Version::V5 => v5::write(&inodes)?,
+        Version::V6 => v6::write(&inodes)?,
+    };
+    Ok(Bootstrap::from_bytes(bytes, "new-bootstrap", &OpenOptions::default())?.into_bytes())
 }

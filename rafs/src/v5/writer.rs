@@ -260,3 +260,27 @@ fn extended(blob: &BlobEntry) -> ExtendedBlob {
         reserved: [0; 40],
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bootstrap::Version;
+    use crate::build::{ImageOptions, Node, Tree};
+    use crate::error::Error;
+
+    #[test]
+    fn records_end_within_2_gib() {
+        let mut tree = Tree::new(Node::directory("/", 0o755));
+        tree.add(Tree::ROOT, Node::directory("d", 0o755));
+        let options = ImageOptions::new(Version::V5);
+        let inodes = Inodes::of(&tree, &[], &options).unwrap();
+        // Each record has 136 bytes.
+        let (places, end) = place(&inodes, SIZE_MAX - 272).unwrap();
+        assert_eq!((places[1].get(), end), ((SIZE_MAX - 136) as u32 / 8, SIZE_MAX));
+        let Err(error @ Error::Unwritable { .. }) = place(&inodes, SIZE_MAX - 264) else {
+            panic!("placed");
+        };
+        let message = error.to_string();
+        assert!(message.starts_with("/d: ") && message.contains("2147483648"), "{message}");
+    }
+}

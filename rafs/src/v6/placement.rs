@@ -151,3 +151,62 @@ impl Space {
         place
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: u64 = 4096;
+
+    fn node() -> Node {
+        Node::new("n", 0o120_777, Content::Symlink { target: vec![b't'] })
+    }
+
+    #[test]
+    fn rests_are_given_out_smallest_first_then_oldest_first() {
+        let mut space = Space::new(BLOCK);
+        space.note(BLOCK + 64);
+        space.note(3 * BLOCK + 64);
+        space.note(2 * BLOCK + 2048);
+        // The only one of 2048 bytes, whose rest is then the smallest.
+        assert_eq!(space.take(100), Some(2 * BLOCK + 2048));
+        assert_eq!(space.take(1920), Some(2 * BLOCK + 2048 + 128));
+        assert_eq!(space.take(4032), Some(BLOCK + 64));
+        assert_eq!(space.take(4000), Some(3 * BLOCK + 64));
+        // 32 bytes are left of the last one; whole blocks are never left.
+        assert_eq!(space.take(33), None);
+        assert_eq!(space.take(32), Some(4 * BLOCK - 32));
+        assert_eq!(space.take(1), None);
+        space.note(5 * BLOCK);
+        assert_eq!(space.take(BLOCK), None);
+    }
+
+    #[test]
+    fn a_tail_lies_behind_its_inode_if_one_block_holds_both() {
+        let node = node();
+        assert_eq!(inode_size(&node), 64);
+        for (size, inline) in
+            [(1, true), (4032, true), (4033, false), (4096, false), (8128, true), (8129, false)]
+        {
+            assert_eq!(is_inline(&node, size, BLOCK), inline, "{size}");
+        }
+    }
+
+    #[test]
+    fn data_is_placed_block_by_block() {
+        let (node, mut space) = (node(), Space::new(BLOCK));
+        let mut place = |size| {
+            let Place { offset, data } = space.place_data(&node, size);
+            (offset, data, space.end)
+        };
+        // Inode and data fill a block.
+        assert_eq!(place(4032), (4096, 8192, 8192));
+        // An inode, and the block behind it; the rest of the inode's block is used by what fits.
+        assert_eq!(place(4096), (8192, 12288, 16384));
+        assert_eq!(place(100), (8256, 16384, 16384));
+        // One block elsewhere, the tail behind the inode.
+        assert_eq!(place(4096 + 10), (8256 + 192, 16384, 20480));
+        // Too long to stay with the inode: a partial block of its own.
+        assert_eq!(place(4090), (8256 + 192 + 96, 20480, 24576));
+    }
+}

@@ -129,6 +129,10 @@ impl Tree {
         Ok(tree)
     }
 
+    pub(crate) fn into_image(self) -> Image {
+        self.image
+    }
+
     pub(crate) fn image(&self) -> &Image {
         &self.image
     }

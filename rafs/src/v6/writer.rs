@@ -240,8 +240,8 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// The chunk format of a file: for the kernel, to which a file that lies in its blob in one piece is one chunk
-    /// of twice the largest power of two at most.
+    /// The chunk format of a file. The size in it is for the kernel, to which a file that lies in its blob in one
+    /// piece is a single chunk.
     fn chunk_format(&self, size: u64, chunks: &[Chunk]) -> u32 {
         let chunk_size = u64::from(self.inodes.options.chunk_size);
         let follows = |pair: &[Chunk]| {

@@ -11,4 +11,5 @@ mod fixtures;
 mod hostile;
 mod mutations;
 mod opening;
+mod tarfs;
 mod trees;

@@ -202,6 +202,9 @@ mod tests {
             prop_assert_eq!(chunk.stored.compressed_size, c_size);
             prop_assert_eq!(chunk.stored.flags.contains(ChunkFlags::COMPRESSED), u_size != c_size);
             prop_assert_eq!(chunk.stored.crc32c, None);
+            let entry = pack_v1(page << 12, u_size, c_off, c_size);
+            let packed = EntryV1::pack(&chunk);
+            prop_assert_eq!(packed.as_bytes(), entry.as_bytes());
         }
 
         #[test]
@@ -224,6 +227,13 @@ mod tests {
             let in_unit = flags & 6 != 0;
             let place = if in_unit { ((data >> 32) as u32, data as u32) } else { (0, 0) };
             prop_assert_eq!((chunk.stored.unit_index, chunk.stored.unit_offset), place);
+            // A CRC has 32 bits; without it there is nothing in its place.
+            let data = if in_unit { data } else if flags & HAS_CRC32C != 0 { data & 0xffff_ffff } else { 0 };
+            let flags = if in_unit { flags & !HAS_CRC32C } else { flags };
+            let uncompressed = U64::new(entry.uncompressed.get() & !(0xff << 56) | u64::from(flags) << 56);
+            let expected = EntryV2 { uncompressed, data: U64::new(data), ..entry };
+            let packed = EntryV2::pack(&chunk);
+            prop_assert_eq!(packed.as_bytes(), expected.as_bytes());
             let crc = (flags & HAS_CRC32C != 0 && !in_unit).then_some(data as u32);
             prop_assert_eq!(chunk.stored.crc32c, crc);
         }

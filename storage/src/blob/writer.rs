@@ -155,7 +155,7 @@ impl<W: Write> BlobWriter<W> {
 
     /// Ends the chunk data, and writes what describes the chunks. Errors are those of [`BlobWriter::append`].
     pub fn seal(self) -> Result<SealedBlob<W>> {
-        seal::seal(self)
+        SealedBlob::seal(self)
     }
 
     /// What [`BlobWriter::append`] relies on; `encode_chunk` with the same options keeps it.

@@ -84,7 +84,11 @@ impl Batch {
 
     /// Compresses and encrypts. CPU work like [`encode_chunk`](super::encode_chunk), for any thread.
     pub fn encode(self, options: &BlobOptions) -> Result<EncodedBatch> {
-        let (stored, _) = chunk::encode(&self.data, options)?;
+        let (mut stored, compressed) = chunk::encode(&self.data, options)?;
+        // Its sizes tell readers whether a batch is compressed, and what is encrypted may have been padded.
+        if compressed && stored.len() >= self.data.len() {
+            stored = chunk::encrypt(self.data.clone(), options).into();
+        }
         // Less than the batch size.
         Ok(EncodedBatch { members: self.members, uncompressed_size: self.data.len() as u32, stored })
     }

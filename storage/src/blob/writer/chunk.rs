@@ -46,21 +46,31 @@ pub(super) fn check_len(data: &[u8], options: &BlobOptions) -> Result<u32> {
 
 /// Compresses if that makes it shorter, then encrypts; says whether it did.
 pub(super) fn encode(data: &[u8], options: &BlobOptions) -> Result<(Bytes, bool)> {
-    let mut compressed = codec::compress(options.compressor, data)?;
-    // What is encrypted plain has the length that the reader expects, and is never taken for padded.
-    if options.cipher.is_some() && compressed.as_deref().is_some_and(looks_padded) {
-        compressed = None;
-    }
+    let compressed = compress(data, options)?;
     let is_compressed = compressed.is_some();
-    let mut stored = compressed.unwrap_or_else(|| data.to_vec());
-    if let Some(cipher) = &options.cipher {
-        stored = BlobCipher::new(cipher).encrypt(stored);
-    }
-    Ok((stored.into(), is_compressed))
+    let stored = compressed.unwrap_or_else(|| data.to_vec());
+    Ok((encrypt(stored, options).into(), is_compressed))
 }
 
-/// The same for a section; says with what it was compressed.
-pub(super) fn encode_section(data: &[u8], options: &BlobOptions) -> Result<(Bytes, Compressor)> {
-    let (stored, compressed) = encode(data, options)?;
-    Ok((stored, if compressed { options.compressor } else { Compressor::None }))
+/// The same for a section, which may be large; says with what it was compressed.
+pub(super) fn encode_section(data: Vec<u8>, options: &BlobOptions) -> Result<(Vec<u8>, Compressor)> {
+    let (stored, compressor) = match compress(&data, options)? {
+        Some(compressed) => (compressed, options.compressor),
+        None => (data, Compressor::None),
+    };
+    Ok((encrypt(stored, options), compressor))
+}
+
+fn compress(data: &[u8], options: &BlobOptions) -> Result<Option<Vec<u8>>> {
+    let compressed = codec::compress(options.compressor, data)?;
+    // What is encrypted plain has the length that the reader expects, and is never taken for padded.
+    Ok(compressed.filter(|compressed| options.cipher.is_none() || !looks_padded(compressed)))
+}
+
+/// Encrypts, where the options say so.
+pub(super) fn encrypt(encoded: Vec<u8>, options: &BlobOptions) -> Vec<u8> {
+    match &options.cipher {
+        Some(cipher) => BlobCipher::new(cipher).encrypt(encoded),
+        None => encoded,
+    }
 }

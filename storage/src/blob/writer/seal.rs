@@ -4,19 +4,18 @@ use std::io::Write;
 
 use zerocopy::IntoBytes;
 
-use super::chunk::encode_section;
+use super::chunk::{encode_section, encrypt};
 use super::output::Output;
 use super::{BlobOptions, BlobWriter};
 use crate::blob::layout::{CI_HEADER_SIZE, CI_MAGIC, CONTEXT_SIZE, CiHeader};
 use crate::blob::{
     BlobDescription, BlobFeatures, BlobId, CiLocation, Compressor, TocEntry, TocLocation, tar_header,
 };
-use crate::cipher::BlobCipher;
 use crate::digest::{Digest, Digester};
 use crate::{Error, Result, codec};
 
 /// What a bootstrap that lies in its own blob calls it: its id is not known before the bootstrap is.
-const PLACEHOLDER: [u8; 64] = [b'x'; 64];
+const PLACEHOLDER: &str = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
 
 /// A blob whose chunks are complete, and described in it.
 #[derive(Debug)]
@@ -42,88 +41,146 @@ pub struct FinishedBlob<W> {
     pub file_size: u64,
 }
 
-pub(super) fn seal<W: Write>(writer: BlobWriter<W>) -> Result<SealedBlob<W>> {
-    let BlobWriter { options, mut output, chunks, uncompressed_size } = writer;
-    let chunk_count = chunks.count();
-    let mut description = BlobDescription {
-        index: 0,
-        id: BlobId::new(&String::from_utf8_lossy(&PLACEHOLDER))?,
-        chunk_size: options.chunk_size,
-        chunk_count,
-        compressor: options.compressor,
-        digester: options.digester,
-        cipher: options.cipher,
-        features: options.features(chunk_count),
-        compressed_size: 0,
-        uncompressed_size,
-        ci: None,
-        toc: options.toc.then_some(TocLocation { size: 0, digest: Digest([0; 32]) }),
-        meta_id: None,
-        meta_size: 0,
-    };
-    let mut toc = Vec::new();
-    if chunk_count != 0 {
-        let data_size = output.position();
-        tar_header(&mut output, &description, "image.blob", data_size)?;
-        toc.push(TocEntry {
+impl<W: Write> SealedBlob<W> {
+    /// Writes what follows the chunk data: nothing, if there are no chunks.
+    pub(super) fn seal(writer: BlobWriter<W>) -> Result<Self> {
+        let BlobWriter { options, output, chunks, uncompressed_size } = writer;
+        let description = BlobDescription {
+            index: 0,
+            id: BlobId::new(PLACEHOLDER)?,
+            chunk_size: options.chunk_size,
+            chunk_count: chunks.count(),
+            compressor: options.compressor,
+            digester: options.digester,
+            cipher: options.cipher,
+            features: options.features(chunks.count()),
+            compressed_size: 0,
+            uncompressed_size,
+            ci: None,
+            toc: options.toc.then_some(TocLocation { size: 0, digest: Digest([0; 32]) }),
+            meta_id: None,
+            meta_size: 0,
+        };
+        let mut blob = Self { options, output, toc: Vec::new(), description };
+        if chunks.count() != 0 {
+            blob.end_data()?;
+            let contexts_size = chunks.contexts_size();
+            let (array, digests) = chunks.into_parts();
+            if blob.options.chunk_table {
+                blob.write_chunk_table(array, contexts_size)?;
+            }
+            if let Some(digests) = digests {
+                blob.toc.push(plain("blob.digest", blob.output.position(), &digests));
+                blob.output.write_digest_array(&digests)?;
+                blob.write_tar_header("blob.digest", digests.len() as u64)?;
+            }
+        }
+        blob.description.compressed_size = blob.output.position();
+        Ok(blob)
+    }
+
+    fn end_data(&mut self) -> Result<()> {
+        let data_size = self.output.position();
+        self.write_tar_header("image.blob", data_size)?;
+        self.toc.push(TocEntry {
             name: "image.blob".to_owned(),
             compressor: Compressor::None,
             // Of the data and its tar header: all there is so far.
-            digest: output.id(),
+            digest: self.output.id(),
             offset: 0,
             compressed_size: data_size,
-            uncompressed_size,
+            uncompressed_size: self.description.uncompressed_size,
         });
-        let contexts_size = chunks.contexts_size();
-        let (array, digests) = chunks.into_parts();
-        if options.chunk_table {
-            chunk_table(&mut output, &options, &mut description, &mut toc, &array, contexts_size)?;
-        }
-        drop(array);
-        if let Some(digests) = digests {
-            toc.push(plain("blob.digest", output.position(), &digests));
-            output.write_digest_array(&digests)?;
-            tar_header(&mut output, &description, "blob.digest", digests.len() as u64)?;
-        }
+        Ok(())
     }
-    description.compressed_size = output.position();
-    Ok(SealedBlob { options, output, toc, description })
-}
 
-/// CI array, CI header, and their tar header.
-fn chunk_table<W: Write>(
-    output: &mut Output<W>,
-    options: &BlobOptions,
-    description: &mut BlobDescription,
-    toc: &mut Vec<TocEntry>,
-    array: &[u8],
-    contexts_size: usize,
-) -> Result<()> {
-    let (stored, compressor) = encode_section(array, options)?;
-    let ci = CiLocation {
-        compressor,
-        offset: output.position(),
-        compressed_size: stored.len() as u64,
-        uncompressed_size: array.len() as u64,
-    };
-    description.ci = Some(ci);
-    toc.push(TocEntry {
-        name: "blob.meta".to_owned(),
-        compressor,
-        digest: Digester::Sha256.digest(array),
-        offset: ci.offset,
-        compressed_size: ci.compressed_size,
-        uncompressed_size: ci.uncompressed_size,
-    });
-    output.write(&stored)?;
+    /// CI array, CI header, and their tar header.
+    fn write_chunk_table(&mut self, array: Vec<u8>, contexts_size: usize) -> Result<()> {
+        let digest = Digester::Sha256.digest(&array);
+        let uncompressed_size = array.len() as u64;
+        let (stored, compressor) = encode_section(array, &self.options)?;
+        let (offset, compressed_size) = (self.output.position(), stored.len() as u64);
+        let ci = CiLocation { compressor, offset, compressed_size, uncompressed_size };
+        self.description.ci = Some(ci);
+        let name = "blob.meta".to_owned();
+        self.toc.push(TocEntry { name, compressor, digest, offset, compressed_size, uncompressed_size });
+        self.output.write(&stored)?;
 
-    let header = header(description, &ci, contexts_size);
-    toc.push(plain("blob.meta.header", output.position(), header.as_bytes()));
-    match &options.cipher {
-        Some(cipher) => output.write(&BlobCipher::new(cipher).encrypt(header.as_bytes().to_vec()))?,
-        None => output.write(header.as_bytes())?,
+        let header = header(&self.description, &ci, contexts_size);
+        self.toc.push(plain("blob.meta.header", self.output.position(), header.as_bytes()));
+        self.output.write(&encrypt(header.as_bytes().to_vec(), &self.options))?;
+        self.write_tar_header("blob.meta", compressed_size + CI_HEADER_SIZE as u64)
     }
-    tar_header(output, description, "blob.meta", ci.compressed_size + CI_HEADER_SIZE as u64)
+
+    /// The blob as a bootstrap that goes into it has to describe it: with a placeholder for the id, a table of contents
+    /// of unknown size, and the bytes so far for its size. Its index is 0.
+    pub fn description(&self) -> &BlobDescription {
+        &self.description
+    }
+
+    /// Writes the bootstrap, where it is to be in the blob, and the table of contents.
+    ///
+    /// [`Error::Invalid`] if there is a bootstrap and the options say otherwise, or the other way round;
+    /// [`Error::Unavailable`] if the stream fails.
+    pub fn finish(mut self, bootstrap: Option<&[u8]>) -> Result<FinishedBlob<W>> {
+        let inlined = self.options.inline_bootstrap;
+        if inlined != bootstrap.is_some() {
+            let is = if bootstrap.is_some() { "a" } else { "no" };
+            return Err(Error::invalid("blob", format!("{is} bootstrap was given, inlined is {inlined}")));
+        }
+        if let Some(bootstrap) = bootstrap {
+            self.write_bootstrap(bootstrap)?;
+        }
+        // A blob with nothing in it stays empty.
+        if self.options.toc && !self.toc.is_empty() {
+            self.write_toc()?;
+        }
+        let Self { output, mut description, .. } = self;
+        let file_size = output.position();
+        if !inlined {
+            description.compressed_size = file_size;
+        }
+        description.id = BlobId::new(&output.id().to_string())?;
+        let (out, file_digest) = output.finish()?;
+        Ok(FinishedBlob { out, description, file_digest, file_size })
+    }
+
+    fn write_bootstrap(&mut self, bootstrap: &[u8]) -> Result<()> {
+        // Without a table of contents nothing would say that it is compressed.
+        let compressed = if self.options.toc { codec::compress(Compressor::Zstd, bootstrap)? } else { None };
+        let stored = compressed.as_deref().unwrap_or(bootstrap);
+        self.toc.push(TocEntry {
+            name: "image.boot".to_owned(),
+            compressor: if compressed.is_some() { Compressor::Zstd } else { Compressor::None },
+            digest: Digester::Sha256.digest(bootstrap),
+            offset: self.output.position(),
+            compressed_size: stored.len() as u64,
+            uncompressed_size: bootstrap.len() as u64,
+        });
+        self.output.write(stored)?;
+        self.write_tar_header("image.boot", stored.len() as u64)
+    }
+
+    fn write_toc(&mut self) -> Result<()> {
+        let records: Vec<_> = self.toc.iter().map(TocEntry::pack).collect();
+        let entries = records.as_bytes();
+        let header = tar_header::make("rafs.blob.toc", entries.len() as u64);
+        self.description.toc = Some(TocLocation {
+            // At most five entries.
+            size: (entries.len() + header.len()) as u32,
+            digest: Digester::Sha256.digest_parts([entries, &header]),
+        });
+        self.output.write(entries)?;
+        self.output.write(&header)
+    }
+
+    /// Names the `size` bytes before it, in blobs that have such headers.
+    fn write_tar_header(&mut self, name: &str, size: u64) -> Result<()> {
+        if self.description.features.contains(BlobFeatures::HAS_TAR_HEADER) {
+            self.output.write(&tar_header::make(name, size))?;
+        }
+        Ok(())
+    }
 }
 
 fn header(description: &BlobDescription, ci: &CiLocation, contexts_size: usize) -> CiHeader {
@@ -144,77 +201,6 @@ fn header(description: &BlobDescription, ci: &CiLocation, contexts_size: usize) 
         reserved: [0; 4032],
         magic2: CI_MAGIC.into(),
     }
-}
-
-impl<W: Write> SealedBlob<W> {
-    /// The blob as a bootstrap that goes into it has to describe it: with a placeholder for the id, a table of contents
-    /// of unknown size, and the bytes so far for its size. Its index is 0.
-    pub fn description(&self) -> &BlobDescription {
-        &self.description
-    }
-
-    /// Writes the bootstrap, where it is to be in the blob, and the table of contents.
-    ///
-    /// [`Error::Invalid`] if there is a bootstrap and the options say otherwise, or the other way round;
-    /// [`Error::Unavailable`] if the stream fails.
-    pub fn finish(self, bootstrap: Option<&[u8]>) -> Result<FinishedBlob<W>> {
-        let Self { options, mut output, mut toc, mut description } = self;
-        if options.inline_bootstrap != bootstrap.is_some() {
-            let is = if bootstrap.is_some() { "a" } else { "no" };
-            return Err(Error::invalid(
-                "blob",
-                format!("{is} bootstrap was given, inlined is {}", options.inline_bootstrap),
-            ));
-        }
-        if let Some(bootstrap) = bootstrap {
-            // Without a table of contents nothing would say that it is compressed.
-            let compressed = if options.toc { codec::compress(Compressor::Zstd, bootstrap)? } else { None };
-            let stored = compressed.as_deref().unwrap_or(bootstrap);
-            toc.push(TocEntry {
-                name: "image.boot".to_owned(),
-                compressor: if compressed.is_some() { Compressor::Zstd } else { Compressor::None },
-                digest: Digester::Sha256.digest(bootstrap),
-                offset: output.position(),
-                compressed_size: stored.len() as u64,
-                uncompressed_size: bootstrap.len() as u64,
-            });
-            output.write(stored)?;
-            tar_header(&mut output, &description, "image.boot", stored.len() as u64)?;
-        }
-        // A blob with nothing in it stays empty.
-        if options.toc && !toc.is_empty() {
-            let records: Vec<_> = toc.iter().map(TocEntry::pack).collect();
-            let entries = records.as_bytes();
-            let header = tar_header::make("rafs.blob.toc", entries.len() as u64);
-            description.toc = Some(TocLocation {
-                // At most five entries.
-                size: (entries.len() + header.len()) as u32,
-                digest: Digester::Sha256.digest_parts([entries, &header]),
-            });
-            output.write(entries)?;
-            output.write(&header)?;
-        }
-        let file_size = output.position();
-        if !options.inline_bootstrap {
-            description.compressed_size = file_size;
-        }
-        description.id = BlobId::new(&output.id().to_string())?;
-        let (out, file_digest) = output.finish()?;
-        Ok(FinishedBlob { out, description, file_digest, file_size })
-    }
-}
-
-/// Names the `size` bytes before it, in blobs that have such headers.
-fn tar_header<W: Write>(
-    output: &mut Output<W>,
-    description: &BlobDescription,
-    name: &str,
-    size: u64,
-) -> Result<()> {
-    if description.features.contains(BlobFeatures::HAS_TAR_HEADER) {
-        output.write(&tar_header::make(name, size))?;
-    }
-    Ok(())
 }
 
 /// The entry of a section that is stored as it is.
