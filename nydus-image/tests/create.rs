@@ -273,3 +273,45 @@ fn check_tells_of_the_blobs_and_refuses_what_is_damaged() {
     fs::write(&bootstrap, bytes).unwrap();
     assert_eq!(nydus_image(&["check", bootstrap.to_str().unwrap()], "").status.code(), Some(1));
 }
+
+#[test]
+fn a_dictionary_spares_the_blob_and_a_bootstrap_fits_into_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    random_tree(&source, 7);
+    let first = dir.path().join("first");
+    create(&source, &first, &[], "");
+    let dictionary = format!("bootstrap={}", first.join("bootstrap").display());
+    let second = dir.path().join("second");
+    let (_, _, blobs) = create(&source, &second, &["--chunk-dict", &dictionary], "");
+    assert_eq!(blob_ids(&second.join("blobs")), [""; 0], "all chunks are in the dictionary");
+    assert_eq!(blobs[0].description.id.as_str(), blob_ids(&first.join("blobs"))[0]);
+    assert_eq!(fs::read(first.join("bootstrap")).unwrap(), fs::read(second.join("bootstrap")).unwrap());
+
+    let inline = dir.path().join("inline");
+    fs::create_dir(&inline).unwrap();
+    let args = ["create", "--blob-inline-meta", "-D", inline.to_str().unwrap(), source.to_str().unwrap()];
+    assert!(nydus_image(&args, "").status.success());
+    let id = blob_ids(&inline).remove(0);
+    let (tree, _, blobs) = open(&inline.join(&id));
+    assert_eq!(blobs[0].description.id.as_str(), id, "the blob is named by its file");
+    assert!(tree.nodes == open(&first.join("bootstrap")).0.nodes);
+}
+
+#[test]
+fn holes_are_not_read_and_the_result_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    // Reading it would take longer than the test may.
+    fs::File::create(source.join("sparse")).unwrap().set_len(20 << 30).unwrap();
+    let json = dir.path().join("json");
+    create(&source, dir.path(), &["-J", json.to_str().unwrap()], "");
+    let json: serde_json::Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    let events = &json["trace"]["registered_events"];
+    assert_eq!(events["dedup_chunks"], (20 << 10) - 1);
+    assert_eq!(events["blob_uncompressed_size"], 1 << 20);
+    assert_eq!(json["blobs"][0], blob_ids(&dir.path().join("blobs"))[0]);
+    assert_eq!((&json["fs_version"], &json["compressor"]), (&"6".into(), &"zstd".into()));
+}

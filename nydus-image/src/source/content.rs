@@ -167,3 +167,55 @@ fn open_one(at: Option<&OwnedFd>, path: &[u8], flags: OFlag) -> std::result::Res
         None => nix::fcntl::open(path, flags, Mode::empty()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn listed(path: &Path) -> SourceFile {
+        let metadata = fs::metadata(path).unwrap();
+        let fingerprint = Fingerprint {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.len(),
+            mtime: (metadata.mtime(), metadata.mtime_nsec()),
+        };
+        SourceFile::new(path.into(), fingerprint)
+    }
+
+    #[test]
+    fn what_changes_after_it_was_listed_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "0123456789").unwrap();
+        assert_eq!(listed(&path).read(3, 4).unwrap(), b"3456");
+
+        let shrunk = listed(&path);
+        shrunk.read(0, 1).unwrap();
+        fs::write(&path, "01234").unwrap();
+        let error = shrunk.read(3, 4).unwrap_err().to_string();
+        assert!(error.contains("file: changed while it was read: it ends at 5"), "{error}");
+
+        let gone = listed(&path);
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(gone.read(0, 1), Err(Error::Changed { .. })));
+    }
+
+    #[test]
+    fn paths_of_any_length_are_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut path = dir.path().to_owned();
+        let mut at = open_path(&path, OFlag::O_PATH).unwrap();
+        let name = "d".repeat(200);
+        for _ in 0..60 {
+            nix::sys::stat::mkdirat(&at, name.as_str(), Mode::S_IRWXU).unwrap();
+            at = openat(&at, name.as_str(), OFlag::O_PATH, Mode::empty()).unwrap();
+            path.push(&name);
+        }
+        assert!(path.as_os_str().len() > 12_000);
+        open_path(&path, OFlag::O_RDONLY | OFlag::O_DIRECTORY).unwrap();
+        assert_eq!(open_path(&path.join("none"), OFlag::O_RDONLY).unwrap_err(), Errno::ENOENT);
+    }
+}
