@@ -67,7 +67,7 @@ pub enum Command {
     Merge(Box<MergeArgs>),
     /// Check the bootstrap of an image
     Check(CheckArgs),
-    /// Look into the bootstrap of an image (not supported yet)
+    /// Look into the bootstrap of an image
     Inspect(InspectArgs),
     /// Count what images hold and share (not supported yet)
     #[command(disable_help_flag = true)]
@@ -431,7 +431,7 @@ pub struct InspectArgs {
     /// Configuration of the backend (not supported yet)
     #[arg(short = 'C', long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// One command to execute instead of reading them from standard input
+    /// What to ask: stats, blobs or prefetch; others, and asking interactively, are not supported yet
     #[arg(short = 'R', long, value_name = "CMD")]
     pub request: Option<String>,
 }

@@ -30,7 +30,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Create(args) => command::create::run(&args),
         Command::Merge(_) => Err(Error::Unsupported("merge")),
         Command::Check(args) => command::check::run(&args),
-        Command::Inspect(_) => Err(Error::Unsupported("inspect")),
+        Command::Inspect(args) => command::inspect::run(&args),
         Command::Stat(_) => Err(Error::Unsupported("stat")),
         Command::Unpack(_) => Err(Error::Unsupported("unpack")),
         Command::Export(_) => Err(Error::Unsupported("export")),

@@ -315,3 +315,26 @@ fn holes_are_not_read_and_the_result_is_told() {
     assert_eq!(json["blobs"][0], blob_ids(&dir.path().join("blobs"))[0]);
     assert_eq!((&json["fs_version"], &json["compressor"]), (&"6".into(), &"zstd".into()));
 }
+
+#[test]
+fn inspect_answers_with_one_json_value() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    fs::create_dir_all(source.join("lib")).unwrap();
+    fs::write(source.join("lib/file"), "content").unwrap();
+    fs::write(source.join("other"), "other").unwrap();
+    create(&source, dir.path(), &["-v5", "--prefetch-policy=fs"], "/lib\n/other\n/none\n");
+    let bootstrap = dir.path().join("bootstrap");
+    let ask = |request| {
+        let output = nydus_image(&["inspect", "-R", request, bootstrap.to_str().unwrap()], "");
+        assert!(output.status.success(), "{request}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap().to_string()
+    };
+    assert_eq!(ask("stats"), r#"{"inodes_count":4}"#);
+    assert_eq!(ask("prefetch"), r#"[{"inode":2,"path":["/lib/"]},{"inode":3,"path":["/other"]}]"#);
+    let id = blob_ids(&dir.path().join("blobs")).remove(0);
+    let sizes = r#""compressed_size":12,"decompressed_size":12,"readahead_offset":0,"readahead_size":0"#;
+    assert_eq!(ask("blobs"), format!(r#"[{{"blob_id":"{id}",{sizes}}}]"#));
+    let refused = nydus_image(&["inspect", "-R", "ls", bootstrap.to_str().unwrap()], "");
+    assert_eq!(refused.status.code(), Some(1));
+}
