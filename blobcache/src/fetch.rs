@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use storage::backend::{Priority, Request};
-use storage::blob::Unit;
+use storage::blob::{Unit, check_chunk};
 use storage::digest::Digest;
 
 use crate::blob::{Inner, Record};
@@ -445,34 +445,25 @@ async fn examine(
             Ok(decoded) => decoded,
             Err(error) => {
                 metrics.digest_mismatches.increment();
-                let first = unit.members.first().map(|chunk| chunk.index);
-                tracing::error!(blob = %description.id, chunk = first, %error, "fetched chunk cannot be decoded");
+                let expected = digests.first().copied().flatten().map(|digest| digest.to_string());
+                tracing::error!(%error, expected, "fetched chunk cannot be decoded");
                 let error = Error::from(error);
                 return unit.members.iter().map(|_| Verdict::Wrong(error.clone())).collect();
             }
         };
-        let judged =
-            unit.members.iter().zip(digests).zip(decoded).map(|((chunk, digest), bytes)| match digest {
-                _ if !verify => Verdict::Checked(bytes),
-                // Decoding has checked the checksum.
-                None if chunk.stored.crc32c.is_some() => Verdict::Checked(bytes),
-                None => Verdict::Unchecked(bytes),
-                Some(expected) => {
-                    let found = description.digester.digest(&bytes);
-                    if found == expected {
-                        return Verdict::Checked(bytes);
-                    }
+        let judged = unit.members.iter().zip(digests).zip(decoded).map(|((chunk, digest), bytes)| {
+            let digest = digest.filter(|_| verify);
+            match check_chunk(description, chunk.index, digest, chunk.stored.crc32c, &bytes) {
+                Ok(true) => Verdict::Checked(bytes),
+                Ok(false) if !verify => Verdict::Checked(bytes),
+                Ok(false) => Verdict::Unchecked(bytes),
+                Err(error) => {
                     metrics.digest_mismatches.increment();
-                    tracing::error!(
-                        blob = %description.id, chunk = chunk.index, %expected, %found,
-                        "fetched chunk has another digest"
-                    );
-                    Verdict::Wrong(Error::corrupt(
-                        format!("blob {} chunk {}", description.id, chunk.index),
-                        format!("digest {found}, expected {expected}"),
-                    ))
+                    tracing::error!(%error, "fetched chunk is wrong");
+                    Verdict::Wrong(error.into())
                 }
-            });
+            }
+        });
         judged.collect::<Vec<_>>()
     };
     blob.shared.decode_pool.run(job).await

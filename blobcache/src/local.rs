@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use storage::digest::{Digest, crc32c};
+use storage::blob::check_chunk;
 
 use crate::blob::{Inner, Record};
 use crate::error::Result;
@@ -127,24 +127,10 @@ async fn read(
         if !check {
             return Found::Right(bytes);
         }
-        match (digest, checksum) {
-            (Some(expected), _) => {
-                let found: Digest = description.digester.digest(&bytes);
-                if found == expected {
-                    Found::Right(bytes)
-                } else {
-                    Found::Wrong(format!("digest {found}, expected {expected}"))
-                }
-            }
-            (None, Some(expected)) => {
-                let found = crc32c(&bytes);
-                if found == expected {
-                    Found::Right(bytes)
-                } else {
-                    Found::Wrong(format!("CRC-32C {found:#010x}, expected {expected:#010x}"))
-                }
-            }
-            (None, None) => Found::Uncheckable,
+        match check_chunk(&description, place.index, digest, checksum, &bytes) {
+            Ok(true) => Found::Right(bytes),
+            Ok(false) => Found::Uncheckable,
+            Err(error) => Found::Wrong(error.to_string()),
         }
     };
     blob.shared.decode_pool.run(judge).await

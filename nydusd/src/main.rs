@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     match run(&invocation) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("Error: {e:#}");
+            eprintln!("Error: {}", one_line(&e));
             ExitCode::FAILURE
         }
     }
@@ -31,7 +31,7 @@ fn run(invocation: &Invocation) -> Result<()> {
             let runtime = runtime()?;
             let ended = daemon::run_fuse(args, logs.clone(), &runtime);
             if let (Err(e), Some(_)) = (&ended, args.global.log_options().file) {
-                tracing::error!("{e:#}");
+                tracing::error!("{}", one_line(e));
             }
             finish(runtime, &logs);
             ended
@@ -58,4 +58,29 @@ fn finish(runtime: Runtime, logs: &Logs) {
 
 fn print(bytes: &[u8]) -> Result<()> {
     std::io::stdout().write_all(bytes).context("cannot write to standard output")
+}
+
+/// An error and its causes. A cause that the error before it has already quoted is not said twice.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let io = std::io::Error::other("disk on fire");
+        let quoted = anyhow::Error::new(io).context("cannot read: disk on fire").context("mount failed");
+        assert_eq!(one_line(&quoted), "mount failed: cannot read: disk on fire");
+    }
 }

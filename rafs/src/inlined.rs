@@ -14,7 +14,7 @@ use crate::image::Image;
 
 /// The bootstrap inside the blob `file` at `path`, or `None` if there is none.
 ///
-/// With a directory given it is written there as `<name of the blob>.image.boot` and mapped from there. It is
+/// With a directory given (made if missing) it is written there as `<name of the blob>.image.boot` and mapped from there. It is
 /// written anew each time, under another name first: who has mapped the one before keeps it, and nothing that
 /// lay there is trusted.
 pub(crate) fn extract(path: &Path, file: &File, directory: Option<&Path>) -> Result<Option<Image>> {
@@ -29,7 +29,7 @@ pub(crate) fn extract(path: &Path, file: &File, directory: Option<&Path>) -> Res
     let mut name = blob.to_owned();
     name.push(".image.boot");
     let target = directory.join(name);
-    match write(&target, &bytes) {
+    match fs::create_dir_all(directory).and_then(|()| write(&target, &bytes)) {
         Ok(file) => Image::map(&target, &file).map(Some),
         Err(source) => Err(Error::Io { path: target.into(), source }),
     }

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use nydus_tests::config::{Caching, Config, Form};
@@ -64,11 +65,12 @@ impl Flip {
         Self { file: file.to_owned(), offset, mask: rng.flip() }
     }
 
-    /// Changes the byte, or changes it back.
+    /// Changes the byte where it lies, or changes it back.
     fn apply(&self) {
-        let mut bytes = fs::read(&self.file).unwrap();
-        bytes[self.offset] ^= self.mask;
-        fs::write(&self.file, bytes).unwrap();
+        let file = fs::OpenOptions::new().read(true).write(true).open(&self.file).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, self.offset as u64).unwrap();
+        file.write_all_at(&[byte[0] ^ self.mask], self.offset as u64).unwrap();
     }
 }
 
@@ -196,10 +198,14 @@ fn two_thousand_flips_of_blobs() {
 
 /// The cache of one image with all its chunks, as an unmount leaves it; then flips in it, ten a round. Answers how
 /// many flips there were, and how many cached chunks were thrown away.
+///
+/// Four of five rounds hit data in place, in a directory that its owner has every reason to trust: only validation
+/// can notice. What a round spoils it also heals, so the next one finds a whole cache. The fifth hits any file of a
+/// copy: maps, tables, our own records.
 fn flip_cache(name: &str, caching: Caching, rounds: usize) -> (usize, u64) {
     let image = Image::named(name);
     let dir = tempfile::tempdir().unwrap();
-    let (whole, cache) = (dir.path().join("whole"), dir.path().join("cache"));
+    let (whole, copy) = (dir.path().join("whole"), dir.path().join("copy"));
     let mut config = Config::new(&image.blobs(), &whole);
     config.form = Form::V1;
     config.caching = caching;
@@ -208,18 +214,18 @@ fn flip_cache(name: &str, caching: Caching, rounds: usize) -> (usize, u64) {
     assert!(read_all(&opened, image.files(), name).failed.is_empty());
     opened.close();
 
-    config.cache = cache.clone();
     let mut rng = Rng::new(u64::from_le_bytes(*b"the cach") ^ name.len() as u64);
     let mut rejected = 0;
     for round in 0..rounds {
-        let _ = fs::remove_dir_all(&cache);
-        copy_dir(&whole, &cache);
-        let all: Vec<PathBuf> = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect();
-        let data: Vec<PathBuf> = all.iter().filter(|file| is_data(file)).cloned().collect();
-        // Every fifth round hits what describes the data: maps, tables, our own records.
-        let only_data = round % 5 != 4;
-        let flips: Vec<Flip> =
-            (0..10).map(|_| random_flip(&mut rng, if only_data { &data } else { &all })).collect();
+        let in_place = round % 5 != 4;
+        if !in_place {
+            let _ = fs::remove_dir_all(&copy);
+            copy_dir(&whole, &copy);
+        }
+        config.cache = if in_place { whole.clone() } else { copy.clone() };
+        let entries = fs::read_dir(&config.cache).unwrap().map(|entry| entry.unwrap().path());
+        let files: Vec<PathBuf> = entries.filter(|file| !in_place || is_data(file)).collect();
+        let flips: Vec<Flip> = (0..10).map(|_| random_flip(&mut rng, &files)).collect();
         flips.iter().for_each(Flip::apply);
         let context = format!("{name}, {caching:?}, cache with {flips:?}");
         match Opened::open(&image.bootstrap(), &config) {
@@ -229,7 +235,7 @@ fn flip_cache(name: &str, caching: Caching, rounds: usize) -> (usize, u64) {
                 rejected += opened.metrics().cache_chunks_rejected.get();
                 opened.close();
             }
-            Err(error) => assert!(!only_data, "{context}: refused: {error:#}"),
+            Err(error) => assert!(!in_place, "{context}: refused: {error:#}"),
         }
     }
     (rounds * 10, rejected)

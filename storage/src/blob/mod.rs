@@ -25,7 +25,7 @@ pub use description::{
 pub use digest_array::{DigestArray, fetch_digests};
 pub use inlined_bootstrap::extract_bootstrap;
 pub use toc::{Toc, TocEntry};
-pub use unit::{MAX_DECODED_SIZE, Unit};
+pub use unit::{MAX_DECODED_SIZE, Unit, check_chunk};
 
 /// The result of checking one structure; the error is the detail that goes into an [`crate::Error`] beside the name
 /// of the thing.

@@ -8,7 +8,7 @@ use super::layout::ZranContext;
 use super::{BlobDescription, BlobFeatures, Checked, ChunkDescription, ChunkFlags, Compressor, zran};
 use crate::backend::{Backend, Request};
 use crate::cipher::BlobCipher;
-use crate::digest::crc32c;
+use crate::digest::{Digest, crc32c};
 use crate::{Error, Result, codec};
 
 /// The largest chunk, batch and ZRan output: 16 MiB (spec/blob.md §1).
@@ -127,7 +127,7 @@ impl Unit {
     /// Turns the stored bytes into the members' bytes: one buffer for each of `members`, in their order, each of
     /// exactly its `uncompressed_size`; the members of a batch or context share one allocation.
     ///
-    /// Decrypts, decodes, and checks the CRC-32C of members that have one recorded. Digests are the caller's job.
+    /// Decrypts and decodes; whether the bytes are the right ones, [`check_chunk`] tells.
     /// CPU work of up to some 100 ms: not for an async thread. Errors are [`Error::Corrupt`], or
     /// [`Error::Invalid`] if the blob is encrypted and its description has no key.
     pub fn decode(&self, blob: &BlobDescription, stored: &[u8]) -> Result<Vec<Bytes>> {
@@ -177,17 +177,31 @@ impl Unit {
                 format!("{start}..{end} is outside of its unit's {} bytes", whole.len()),
             ));
         }
-        let data = whole.slice(start..end);
-        if let Some(expected) = chunk.stored.crc32c {
-            let found = crc32c(&data);
-            if found != expected {
-                return Err(Error::corrupt(
-                    what(blob, chunk),
-                    format!("CRC-32C is {found:#010x}, expected {expected:#010x}"),
-                ));
-            }
-        }
-        Ok(data)
+        Ok(whole.slice(start..end))
+    }
+}
+
+/// Checks a decoded chunk: against its digest if that is known, else against its CRC-32C. False if neither is.
+///
+/// An error is [`Error::Corrupt`] and names blob, chunk, and what was expected and found.
+pub fn check_chunk(
+    blob: &BlobDescription,
+    index: u32,
+    digest: Option<Digest>,
+    checksum: Option<u32>,
+    data: &[u8],
+) -> Result<bool> {
+    let wrong = |detail| Err(Error::corrupt(format!("blob {} chunk {index}", blob.id), detail));
+    match (digest, checksum) {
+        (Some(expected), _) => match blob.digester.digest(data) {
+            found if found == expected => Ok(true),
+            found => wrong(format!("digest is {found}, expected {expected}")),
+        },
+        (None, Some(expected)) => match crc32c(data) {
+            found if found == expected => Ok(true),
+            found => wrong(format!("CRC-32C is {found:#010x}, expected {expected:#010x}")),
+        },
+        (None, None) => Ok(false),
     }
 }
 

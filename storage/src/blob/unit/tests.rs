@@ -32,24 +32,30 @@ fn encrypt(plain: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_chunk_is_decoded_and_its_crc_checked() {
+fn a_chunk_is_decoded() {
     let data = vec![42; 5000];
     let stored = zstd::bulk::compress(&data, 3).unwrap();
-    let mut chunk = chunk(ChunkFlags::COMPRESSED, 5000, stored.len() as u32);
-    chunk.stored.crc32c = Some(crc32c(&data));
+    let chunk = chunk(ChunkFlags::COMPRESSED, 5000, stored.len() as u32);
     let unit = Unit::single(&blob(), chunk).unwrap();
     assert_eq!((unit.offset, unit.len, unit.decoded_size()), (500, stored.len() as u64, 5000));
     assert_eq!(unit.decode(&blob(), &stored).unwrap(), [&*data]);
+}
 
+#[test]
+fn a_chunk_is_checked_by_its_digest_else_by_its_crc() {
+    let (blob, data) = (blob(), [42; 5000]);
+    let (digest, crc) = (blob.digester.digest(&data), crc32c(&data));
+    assert!(check_chunk(&blob, 3, Some(digest), None, &data).unwrap());
+    assert!(check_chunk(&blob, 3, None, Some(crc), &data).unwrap());
+    assert!(!check_chunk(&blob, 3, None, None, &data).unwrap());
+    assert!(check_chunk(&blob, 3, Some(digest), Some(!crc), &data).unwrap(), "the digest says more");
+    let other = blob.digester.digest(b"other");
+    let err = check_chunk(&blob, 3, Some(other), Some(crc), &data).unwrap_err().to_string();
+    assert_eq!(err, format!("blob sample chunk 3: digest is {digest}, expected {other}"));
     // In v5 zero is a CRC like any other.
-    for wrong in [0, crc32c(&data) ^ 1] {
-        chunk.stored.crc32c = Some(wrong);
-        let err = Unit::single(&blob(), chunk).unwrap().decode(&blob(), &stored).unwrap_err().to_string();
-        assert!(err.starts_with("blob sample chunk 3 (stored 500+"), "{err}");
-        assert!(
-            err.contains(&format!("CRC-32C is {:#010x}, expected {wrong:#010x}", crc32c(&data))),
-            "{err}"
-        );
+    for wrong in [0, crc ^ 1] {
+        let err = check_chunk(&blob, 3, None, Some(wrong), &data).unwrap_err().to_string();
+        assert_eq!(err, format!("blob sample chunk 3: CRC-32C is {crc:#010x}, expected {wrong:#010x}"));
     }
 }
 
