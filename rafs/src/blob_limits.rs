@@ -6,27 +6,35 @@ use std::sync::Arc;
 
 use storage::blob::{BlobDescription, BlobFeatures, BlobId};
 
+use crate::build::OWN_BLOB_ID;
 use crate::error::Result;
 use crate::image::{Image, shown};
 
 /// Blobs in an image.
-const BLOB_COUNT_MAX: usize = 256;
+pub(crate) const BLOB_COUNT_MAX: usize = 256;
+/// Blobs in a v6 image: device numbers have 8 bits, 0 means none, and the last is unused.
+pub(crate) const V6_BLOB_COUNT_MAX: u16 = 254;
 /// Chunks in a blob.
 pub(crate) const CHUNK_COUNT_MAX: u32 = 1 << 24;
 /// Bytes of a blob as stored.
 pub(crate) const COMPRESSED_SIZE_MAX: u64 = 1 << 40;
 /// Bytes of a blob once decoded.
 pub(crate) const UNCOMPRESSED_SIZE_MAX: u64 = 1 << 44;
-/// The id that a bootstrap inside a blob gives its own blob, having been written before the id was known.
-const OWN_ID: [u8; 64] = [b'x'; 64];
+/// The id that means it.
+const OWN_ID: &[u8] = OWN_BLOB_ID.as_bytes();
 
 /// Checks the chunk size of an image.
 pub(crate) fn chunk_size(image: &Image, offset: u64, size: u32) -> Result<u32> {
-    if !size.is_power_of_two() || !(4096..=16 << 20).contains(&size) {
+    if !is_chunk_size(size) {
         let expected = "a power of two from 4096 to 16 MiB";
         return Err(image.corrupt(offset, "chunk size", expected, size));
     }
     Ok(size)
+}
+
+/// True for what may be the chunk size of an image.
+pub(crate) fn is_chunk_size(size: u32) -> bool {
+    size.is_power_of_two() && (4096..=16 << 20).contains(&size)
 }
 
 /// Checks the features of a blob.

@@ -136,6 +136,15 @@ impl Bootstrap {
         either!(self, tree => tree.image())
     }
 
+    /// The bytes of the bootstrap: those it was opened from, if they were in memory.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        match self.tree {
+            Tree::V5(tree) => tree.into_image(),
+            Tree::V6(tree) => tree.into_image(),
+        }
+        .into_bytes()
+    }
+
     fn flags(&self) -> ImageFlags {
         either!(self, tree => tree.flags())
     }

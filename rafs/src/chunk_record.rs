@@ -1,8 +1,11 @@
 //! The 80-byte chunk record: v5 inodes carry them, the chunk table of v6 is made of them (spec/rafs-v5.md §9).
 
+use storage::blob::{ChunkFlags, StoredChunk};
 use storage::digest::Digest;
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::build::Chunk;
 
 /// One chunk.
 ///
@@ -39,8 +42,48 @@ pub(crate) struct ChunkRecord {
 const _: () = assert!(size_of::<ChunkRecord>() == 80);
 
 impl ChunkRecord {
+    /// The record of a chunk at `file_offset` of its file. Batches are known to their blob only: of their members
+    /// neither flag nor place is recorded.
+    pub(crate) fn of(chunk: &Chunk, file_offset: u64) -> Self {
+        let stored = &chunk.stored;
+        let batched = stored.flags.contains(ChunkFlags::BATCH);
+        let mut flags = RecordFlags::empty();
+        flags.set(RecordFlags::COMPRESSED, stored.flags.contains(ChunkFlags::COMPRESSED));
+        flags.set(RecordFlags::ENCRYPTED, stored.flags.contains(ChunkFlags::ENCRYPTED));
+        flags.set(RecordFlags::HAS_CRC32, stored.crc32c.is_some());
+        Self {
+            digest: chunk.digest.0,
+            blob_index: chunk.blob_index.into(),
+            flags: flags.bits().into(),
+            compressed_size: if batched { 0 } else { stored.compressed_size }.into(),
+            uncompressed_size: chunk.uncompressed_size.into(),
+            compressed_offset: if batched { 0 } else { stored.compressed_offset }.into(),
+            uncompressed_offset: chunk.uncompressed_offset.into(),
+            file_offset: file_offset.into(),
+            index: chunk.index.into(),
+            crc32: stored.crc32c.unwrap_or(0).into(),
+        }
+    }
+
     pub(crate) fn digest(&self) -> Digest {
         Digest(self.digest)
+    }
+
+    /// How the chunk is stored, in so far as records tell.
+    pub(crate) fn stored(&self) -> StoredChunk {
+        let recorded = RecordFlags::from_bits_truncate(self.flags.get());
+        let mut flags = ChunkFlags::empty();
+        flags.set(ChunkFlags::COMPRESSED, recorded.contains(RecordFlags::COMPRESSED));
+        flags.set(ChunkFlags::ENCRYPTED, recorded.contains(RecordFlags::ENCRYPTED));
+        flags.set(ChunkFlags::BATCH, recorded.contains(RecordFlags::BATCH));
+        StoredChunk {
+            flags,
+            compressed_offset: self.compressed_offset.get(),
+            compressed_size: self.compressed_size.get(),
+            unit_index: 0,
+            unit_offset: 0,
+            crc32c: recorded.contains(RecordFlags::HAS_CRC32).then(|| self.crc32.get()),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One error type for bootstraps; its variants say what a caller can do about it.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use storage::digest::Digest;
@@ -73,6 +73,18 @@ pub enum Error {
         /// The digest of what is there.
         found: Digest,
     },
+    /// The image to be written cannot hold an entry, or what the image needs as a whole. Another tree could be.
+    #[error("{path}: cannot be stored: {what}: expected {expected}, found {found}", path = .path.display())]
+    Unwritable {
+        /// The entry, from the root of the tree; `/` for the image as a whole.
+        path: PathBuf,
+        /// The property.
+        what: &'static str,
+        /// What the format allows.
+        expected: String,
+        /// What the tree has.
+        found: String,
+    },
     /// The file could not be read.
     #[error("{path}: {source}", path = .path.display())]
     Io {
@@ -89,4 +101,17 @@ pub enum Error {
         /// The failure.
         source: storage::Error,
     },
+}
+
+impl Error {
+    /// An [`Error::Unwritable`].
+    #[cold]
+    pub(crate) fn unwritable(
+        path: &Path,
+        what: &'static str,
+        expected: impl Into<String>,
+        found: impl ToString,
+    ) -> Self {
+        Self::Unwritable { path: path.into(), what, expected: expected.into(), found: found.to_string() }
+    }
 }

@@ -3,6 +3,8 @@
 use storage::blob::Compressor;
 use storage::digest::Digester;
 
+use crate::build::Inodes;
+
 bitflags::bitflags! {
     /// What a whole image has in common.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,25 @@ bitflags::bitflags! {
 }
 
 impl ImageFlags {
+    /// The flags that both formats give an image.
+    pub(crate) fn of(inodes: &Inodes<'_>) -> Self {
+        let options = inodes.options;
+        let compressor = match options.compressor {
+            Compressor::None => Self::COMPRESS_NONE,
+            Compressor::Lz4Block => Self::COMPRESS_LZ4,
+            Compressor::Gzip => Self::COMPRESS_GZIP,
+            Compressor::Zstd => Self::COMPRESS_ZSTD,
+        };
+        let digester = match options.digester {
+            Digester::Blake3 => Self::DIGEST_BLAKE3,
+            Digester::Sha256 => Self::DIGEST_SHA256,
+        };
+        let mut flags = compressor | digester;
+        flags.set(Self::OWNERS, options.explicit_owners);
+        flags.set(Self::XATTRS, inodes.has_xattrs());
+        flags
+    }
+
     /// The one compressor; `None` if there is not exactly one.
     pub(crate) fn compressor(self) -> Option<Compressor> {
         let all = Self::COMPRESS_NONE | Self::COMPRESS_LZ4 | Self::COMPRESS_GZIP | Self::COMPRESS_ZSTD;

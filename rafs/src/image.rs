@@ -44,6 +44,13 @@ impl Image {
         }
     }
 
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        match self.bytes {
+            Bytes::Mapped(map) => map.to_vec(),
+            Bytes::Owned(bytes) => bytes,
+        }
+    }
+
     pub(crate) fn path(&self) -> &Arc<Path> {
         &self.path
     }

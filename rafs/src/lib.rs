@@ -2,8 +2,8 @@
 //!
 //! Owns the two metadata formats (spec/rafs-v5.md, spec/rafs-v6.md): finding the format, validating it, looking
 //! names up, listing directories, and telling which chunks of which blobs hold a file. It knows nothing of FUSE,
-//! caches or networks. Today it reads; the writers will live beside the readers, in `v5/writer.rs` and
-//! `v6/writer.rs`, on the same `layout.rs`.
+//! caches or networks. The writers, `v5/writer.rs` and `v6/writer.rs`, live beside the readers, on the same
+//! `layout.rs`; [`build`] has the trees that they write.
 //!
 //! A bootstrap is mapped and read in place: opening one costs the same for ten files and for ten million. What
 //! later arithmetic relies on is validated at open; what would need a walk of the tree is checked where it is
@@ -16,6 +16,7 @@
 
 mod blob_limits;
 mod bootstrap;
+pub mod build;
 mod check;
 mod chunk_record;
 mod directory;

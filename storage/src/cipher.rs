@@ -1,7 +1,7 @@
 //! AES-128-XTS of blobs (spec/blob.md §11) and of caches at rest (spec/cache.md §4).
 //!
-//! [`BlobCipher`] undoes what was encrypted as one XTS data unit of any length, the format's padding of short
-//! input included. [`PageCipher`] works on 4096-byte pages in place, each with a tweak of zero.
+//! [`BlobCipher`] encrypts and decrypts an XTS data unit of any length, the format's padding of short input
+//! included. [`PageCipher`] works on 4096-byte pages in place, each with a tweak of zero.
 
 use aes::Aes128;
 use aes::cipher::{Array, KeyInit};
@@ -31,7 +31,7 @@ fn xts(key: &[u8; 32]) -> Xts128<Aes128> {
     Xts128::new(half(data), half(tweak))
 }
 
-/// Decrypts the stored units of one blob.
+/// Encrypts and decrypts the stored units of one blob.
 pub struct BlobCipher {
     xts: Xts128<Aes128>,
     iv: [u8; 16],
@@ -49,12 +49,26 @@ impl BlobCipher {
         Self { xts: xts(&cipher.key), iv: cipher.iv }
     }
 
+    /// Encrypts one unit: a chunk, a batch, the CI array or the CI header. What is shorter than an AES block is padded
+    /// to 18 bytes, all else keeps its length.
+    pub fn encrypt(&self, mut plain: Vec<u8>) -> Vec<u8> {
+        if plain.len() < BLOCK_SIZE {
+            // 1 to 16.
+            let fill = (BLOCK_SIZE - plain.len()) as u8;
+            plain.resize(BLOCK_SIZE, fill);
+            plain.extend(PADDING_MARK);
+        }
+        self.xts.encrypt_sector(&mut plain, self.iv.into());
+        plain
+    }
+
     /// Decrypts one stored unit: a chunk, a batch, the CI array or the CI header.
     ///
-    /// `decoded_len` is the unit's size once decrypted *and* decompressed. It settles most of the padding's
-    /// ambiguity: what is stored is never longer than that, so 18 stored bytes of an 18-byte unit are not padded.
+    /// `plain_len` is the length that must come out, where it is known: that of a unit that is not compressed; else 0. It
+    /// settles most of the padding's ambiguity: 18 stored bytes of an 18-byte unit are not padded, while what is
+    /// compressed and 18 bytes long nearly always is.
     /// Errors are [`Error::Corrupt`]: no unit is shorter than an AES block.
-    pub fn decrypt(&self, stored: &[u8], decoded_len: usize) -> Result<Vec<u8>> {
+    pub fn decrypt(&self, stored: &[u8], plain_len: usize) -> Result<Vec<u8>> {
         if stored.len() < BLOCK_SIZE {
             return Err(Error::corrupt(
                 "aes-128-xts",
@@ -63,13 +77,18 @@ impl BlobCipher {
         }
         let mut plain = stored.to_vec();
         self.xts.decrypt_sector(&mut plain, self.iv.into());
-        if decoded_len != PADDED_SIZE
+        if plain_len != PADDED_SIZE
             && let Some(len) = padded_len(&plain)
         {
             plain.truncate(len);
         }
         Ok(plain)
     }
+}
+
+/// Whether readers that do not know a unit's size could take it for padded input. Such units are better not made.
+pub(crate) fn looks_padded(plain: &[u8]) -> bool {
+    plain.len() == PADDED_SIZE && plain.ends_with(&PADDING_MARK)
 }
 
 /// How much of a decrypted unit is data, if it is 18 bytes of padded input: bytes up to 16 hold how many they are, then the
@@ -123,7 +142,7 @@ fn whole_pages(pages: &[u8]) -> Result<()> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
 
     fn hex<const N: usize>(text: &str) -> [u8; N] {
@@ -135,26 +154,15 @@ pub(crate) mod tests {
     }
 
     fn encrypt(plain: &[u8]) -> Vec<u8> {
-        encrypt_with(&cipher(), plain)
-    }
-
-    /// As a builder encrypts one unit.
-    pub(crate) fn encrypt_with(cipher: &Cipher, plain: &[u8]) -> Vec<u8> {
-        let mut stored = plain.to_vec();
-        if plain.len() < BLOCK_SIZE {
-            let fill = BLOCK_SIZE - plain.len();
-            stored.resize(BLOCK_SIZE, fill as u8);
-            stored.extend(PADDING_MARK);
-        }
-        xts(&cipher.key).encrypt_sector(&mut stored, cipher.iv.into());
-        stored
+        BlobCipher::new(&cipher()).encrypt(plain.to_vec())
     }
 
     #[test]
     fn known_answers_of_ieee_1619() {
         let check = |key: [u8; 32], iv: [u8; 16], plain: &[u8], stored: &[u8]| {
-            let decrypted = BlobCipher::new(&Cipher { key, iv }).decrypt(stored, plain.len()).unwrap();
-            assert_eq!(decrypted, plain);
+            let cipher = BlobCipher::new(&Cipher { key, iv });
+            assert_eq!(cipher.encrypt(plain.to_vec()), stored);
+            assert_eq!(cipher.decrypt(stored, plain.len()).unwrap(), plain);
         };
         // Vector 2: whole blocks.
         check(

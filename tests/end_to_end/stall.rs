@@ -6,11 +6,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use nydus_tests::daemon::{Daemon, Scratch};
 use nydus_tests::fixtures::Image;
 use nydus_tests::latency::Latencies;
+use nydus_tests::mounts;
 use nydus_tests::readers::{Piece, open_direct, read_at};
 use nydus_tests::require_mounts;
 use nydus_tests::rng::Rng;
@@ -173,5 +176,62 @@ fn a_hanging_backend_delays_only_those_who_need_it() {
         }
     }
     image.manifest().assert_tree(root, "after the stalls");
+    daemon.unmount();
+}
+
+/// An image whose blobs hang, and a file of it that is not cached.
+fn hanging(scratch: &Scratch) -> (StallFs, Daemon, &'static str) {
+    let image = Image::named("v6-lz4-4k-sha256");
+    let blobs = StallFs::serve(&image.blobs());
+    let mut config = scratch.config(&image);
+    config.blobs = blobs.path().to_owned();
+    let daemon = scratch.launch(&image.bootstrap(), &config).start();
+    (blobs, daemon, "exact1m")
+}
+
+/// Somebody in a process of its own who reads past the page cache, and so waits where only an answer wakes him.
+fn stuck_reader(path: &Path) -> Child {
+    let mut input = std::ffi::OsString::from("if=");
+    input.push(path);
+    let options = ["of=/dev/null", "bs=64K", "iflag=direct", "status=none"];
+    Command::new("dd").arg(input).args(options).stderr(Stdio::null()).spawn().unwrap()
+}
+
+#[test]
+fn a_reader_that_is_killed_does_not_wait_for_the_deadline() {
+    require_mounts!();
+    let scratch = Scratch::new();
+    let (blobs, daemon, file) = hanging(&scratch);
+    let stall = blobs.stall();
+    let mut reader = stuck_reader(&daemon.mountpoint().join(file));
+    daemon.wait_for("the backend is asked", || stall.held() > 0);
+    assert!(reader.try_wait().unwrap().is_none(), "it waits");
+    let start = Instant::now();
+    reader.kill().unwrap();
+    reader.wait().unwrap();
+    // The deadline is a minute.
+    assert!(start.elapsed() < Duration::from_secs(5), "gone after {:?}", start.elapsed());
+    drop(stall);
+    daemon.wait_for("others read on", || std::fs::read(daemon.mountpoint().join(file)).is_ok());
+    daemon.unmount();
+}
+
+#[test]
+fn a_hanging_backend_does_not_keep_the_daemon_from_unmounting() {
+    require_mounts!();
+    let scratch = Scratch::new();
+    let (blobs, daemon, file) = hanging(&scratch);
+    let stall = blobs.stall();
+    let mut reader = stuck_reader(&daemon.mountpoint().join(file));
+    daemon.wait_for("the backend is asked", || stall.held() > 0);
+    let start = Instant::now();
+    daemon.signal(Signal::SIGTERM);
+    while mounts::find(daemon.mountpoint()).is_some() {
+        assert!(start.elapsed() < Duration::from_secs(5), "still mounted after {:?}", start.elapsed());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // The process itself ends when the kernel gives its thread back.
+    drop(stall);
+    reader.wait().unwrap();
     daemon.unmount();
 }

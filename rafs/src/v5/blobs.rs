@@ -4,11 +4,16 @@ use std::sync::Arc;
 
 use storage::blob::{BlobDescription, BlobFeatures, Compressor};
 use storage::digest::Digester;
+use zerocopy::FromBytes;
+use zerocopy::little_endian::U32;
 
 use super::layout::ExtendedBlob;
 use crate::blob_limits;
 use crate::error::Result;
 use crate::image::Image;
+
+/// The two numbers in front of an id: prefetch offset and prefetch size.
+const HEAD: usize = 8;
 
 /// What all blobs of a v5 image have in common: the blobs themselves do not tell.
 pub(super) struct Common {
@@ -17,7 +22,8 @@ pub(super) struct Common {
     pub(super) digester: Digester,
 }
 
-/// Reads the `size` bytes of the blob table at `offset`.
+/// Reads the `size` bytes of the blob table at `offset`: the blobs, and the stored bytes of each that are to be
+/// prefetched.
 ///
 /// A record is `u32 prefetch_offset, u32 prefetch_size, id`; a NUL stands between records. Images without an
 /// extended table say nothing of sizes and features: they are 0, "unknown".
@@ -26,15 +32,14 @@ pub(super) fn read(
     common: &Common,
     (offset, size): (u64, u64),
     extended: &[ExtendedBlob],
-) -> Result<Vec<Arc<BlobDescription>>> {
-    /// The two numbers in front of an id.
-    const HEAD: usize = 8;
+) -> Result<(Vec<Arc<BlobDescription>>, Vec<u32>)> {
     let table = if size == 0 { &[][..] } else { image.range(offset, size, "blob table")? };
-    let mut blobs = Vec::new();
+    let (mut blobs, mut prefetch_sizes) = (Vec::new(), Vec::new());
     let mut at = 0;
     // The padding, at most 7 bytes, is shorter than any record.
     while table.len() - at > HEAD {
-        let id = &table[at + HEAD..];
+        let (head, id) = table[at..].split_at(HEAD);
+        prefetch_sizes.push(U32::read_from_suffix(head).map_or(0, |(_, size)| size.get()));
         let id = &id[..id.iter().position(|byte| *byte == 0).unwrap_or(id.len())];
         let id_offset = offset + (at + HEAD) as u64;
         let index = blobs.len();
@@ -50,7 +55,7 @@ pub(super) fn read(
         blob_limits::count(image, offset, blobs.len())?;
     }
     blob_limits::distinct(image, offset, &blobs)?;
-    Ok(blobs)
+    Ok((blobs, prefetch_sizes))
 }
 
 fn describe(

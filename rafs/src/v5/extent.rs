@@ -3,7 +3,7 @@
 //! Chunk k holds the file from k × chunk size on, unless the file has holes: then chunks may be missing, and are
 //! looked for by their file offset.
 
-use storage::blob::{ChunkFlags, Extent, StoredChunk};
+use storage::blob::Extent;
 
 use super::reader::Tree;
 use super::record::Record;
@@ -72,7 +72,7 @@ impl<'a> Extents<'a> {
             uncompressed_size: chunk.uncompressed_size.get(),
             offset: offset as u32,
             len,
-            record: Some((stored(chunk), chunk.digest())),
+            record: Some((chunk.stored(), chunk.digest())),
         })
     }
 
@@ -152,20 +152,6 @@ impl<'a> Extents<'a> {
             return Err(image.corrupt(at + 48, "compressed range of a chunk", expected, offset));
         }
         blob_limits::uncompressed_range(image, at + 56, blob, chunk.uncompressed_offset.get(), size)
-    }
-}
-
-/// How the chunk is stored. Flags other than these were refused.
-fn stored(chunk: &ChunkRecord) -> StoredChunk {
-    let flags = RecordFlags::from_bits_truncate(chunk.flags.get());
-    let compressed = flags.contains(RecordFlags::COMPRESSED);
-    StoredChunk {
-        flags: if compressed { ChunkFlags::COMPRESSED } else { ChunkFlags::empty() },
-        compressed_offset: chunk.compressed_offset.get(),
-        compressed_size: chunk.compressed_size.get(),
-        unit_index: 0,
-        unit_offset: 0,
-        crc32c: flags.contains(RecordFlags::HAS_CRC32).then(|| chunk.crc32.get()),
     }
 }
 

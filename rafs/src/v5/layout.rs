@@ -8,7 +8,7 @@
 //! ```
 
 use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// "RAFS" read as a number.
 pub(crate) const MAGIC: u32 = 0x5241_4653;
@@ -20,7 +20,7 @@ pub(crate) const SUPERBLOCK_SIZE: u64 = 8192;
 pub(crate) const ALIGN: u64 = 8;
 
 /// The used part of the superblock, at offset 0.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct Superblock {
     pub(crate) magic: U32,
@@ -46,7 +46,7 @@ pub(crate) struct Superblock {
 const _: () = assert!(size_of::<Superblock>() == 80);
 
 /// What the extended blob table says of a blob.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct ExtendedBlob {
     pub(crate) chunk_count: U32,
@@ -59,7 +59,7 @@ pub(crate) struct ExtendedBlob {
 const _: () = assert!(size_of::<ExtendedBlob>() == 64);
 
 /// The head of an inode record.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct Inode {
     /// Merkle digest, see [`crate::merkle`].

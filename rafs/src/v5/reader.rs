@@ -39,6 +39,7 @@ pub(crate) struct Tree {
     prefetch_table: (u64, u32),
     tables: Tables,
     blobs: Vec<Arc<BlobDescription>>,
+    blob_prefetch_sizes: Vec<u32>,
     verified: Option<Verified>,
 }
 
@@ -97,7 +98,7 @@ impl Tree {
             count => image.array(extended.0, count.into(), "extended blob table")?,
         };
         let common = Common { chunk_size, compressor, digester };
-        let blobs = blobs::read(&image, &common, blob_table, extended)?;
+        let (blobs, blob_prefetch_sizes) = blobs::read(&image, &common, blob_table, extended)?;
         let verified = verify.then(|| Verified::none_of(entries));
         let tree = Self {
             image,
@@ -111,10 +112,15 @@ impl Tree {
             prefetch_table,
             tables,
             blobs,
+            blob_prefetch_sizes,
             verified,
         };
         tree.directory(Ino(ROOT.into()))?;
         Ok(tree)
+    }
+
+    pub(crate) fn into_image(self) -> Image {
+        self.image
     }
 
     pub(crate) fn image(&self) -> &Image {
@@ -266,6 +272,16 @@ impl Tree {
 
     pub(crate) fn read_dir(&self, directory: Ino, position: u64) -> Result<Entries<'_>> {
         Entries::new(self, &self.directory(directory)?, position)
+    }
+
+    /// The record of the child at `place` of a directory.
+    pub(crate) fn child(&self, directory: Ino, place: u32) -> Result<Record<'_>> {
+        self.record(self.directory(directory)?.children().start.saturating_add(place))
+    }
+
+    /// Stored bytes of each blob that are to be prefetched.
+    pub(crate) fn blob_prefetch_sizes(&self) -> &[u32] {
+        &self.blob_prefetch_sizes
     }
 
     pub(crate) fn read_link(&self, ino: Ino) -> Result<&[u8]> {

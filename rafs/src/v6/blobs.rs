@@ -12,10 +12,8 @@ use crate::error::Result;
 use crate::flags::ImageFlags;
 use crate::image::{Image, shown};
 
-/// Device numbers have 8 bits, and 0 means none.
-const BLOBS_MAX: u16 = 254;
 /// AES-128-XTS.
-const CIPHER_XTS: u32 = 1;
+pub(super) const CIPHER_XTS: u32 = 1;
 
 /// Reads the blob table, and compares it with the device slots.
 pub(super) fn read(
@@ -27,8 +25,9 @@ pub(super) fn read(
     flags: ImageFlags,
 ) -> Result<Vec<Arc<BlobDescription>>> {
     let entry_size = size_of::<Blob>() as u64;
-    if devices > BLOBS_MAX || size != u64::from(devices) * entry_size {
-        let expected = format!("{entry_size} bytes for each of {devices} devices, of at most {BLOBS_MAX}");
+    if devices > blob_limits::V6_BLOB_COUNT_MAX || size != u64::from(devices) * entry_size {
+        let limit = blob_limits::V6_BLOB_COUNT_MAX;
+        let expected = format!("{entry_size} bytes for each of {devices} devices, of at most {limit}");
         return Err(image.corrupt(offset, "blob table", expected, format!("{size} bytes")));
     }
     if devices == 0 {

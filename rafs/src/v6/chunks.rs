@@ -5,7 +5,7 @@ use std::sync::Arc;
 use storage::blob::{BlobDescription, DigestSource, Extent};
 use storage::digest::Digest;
 
-use super::layout::ChunkAddress;
+use super::layout::{CHUNK_ADDRESSES, CHUNK_SIZE_BITS, ChunkAddress};
 use super::node::{Node, Place};
 use super::reader::Tree;
 use crate::blob_limits;
@@ -16,9 +16,7 @@ use crate::image::Image;
 /// Checks the chunk format of a regular file: addresses of 8 bytes, no unknown bit. The chunk size in it is for
 /// the kernel.
 pub(super) fn check_format(image: &Image, at: u64, format: u32) -> Result<()> {
-    const ADDRESSES: u32 = 0x20;
-    const SIZE_BITS: u32 = 0x1f;
-    if format & !SIZE_BITS != ADDRESSES {
+    if format & !CHUNK_SIZE_BITS != CHUNK_ADDRESSES {
         let found = format!("{format:#x}");
         return Err(image.corrupt(at, "chunk format", "0x20 and a chunk size", found));
     }

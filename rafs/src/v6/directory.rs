@@ -242,6 +242,19 @@ fn entry_type(number: u8) -> Option<FileType> {
     }
 }
 
+/// The number of a file type.
+pub(super) fn type_number(file_type: FileType) -> u8 {
+    match file_type {
+        FileType::Regular => 1,
+        FileType::Directory => 2,
+        FileType::CharDevice => 3,
+        FileType::BlockDevice => 4,
+        FileType::Fifo => 5,
+        FileType::Socket => 6,
+        FileType::Symlink => 7,
+    }
+}
+
 /// The entries of a directory from some position on.
 pub(crate) struct Entries<'a> {
     directory: Directory<'a>,

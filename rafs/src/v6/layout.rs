@@ -8,7 +8,7 @@
 //! ```
 
 use zerocopy::little_endian::{U16, U32, U64};
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Offset of the superblock.
 pub(crate) const SUPERBLOCK_OFFSET: u64 = 1024;
@@ -28,9 +28,21 @@ pub(crate) const MAGIC: u32 = 0xe0f5_e1e2;
 pub(crate) const COMPAT_RAFS: u32 = 0x4000_0000;
 /// The incompatible features: chunked files and a device table.
 pub(crate) const INCOMPAT: u32 = 0xc;
+/// Chunk addresses begin on multiples of this, counted from the block that nids count from.
+pub(crate) const ADDRESS_ALIGN: u64 = 8;
+/// Data layout: whole blocks, and the last one too, elsewhere; or no data.
+pub(crate) const PLAIN: u16 = 0;
+/// Data layout: whole blocks elsewhere, the last, partial one behind the inode.
+pub(crate) const INLINE: u16 = 2;
+/// Data layout: addresses of chunks behind the inode.
+pub(crate) const CHUNKED: u16 = 4;
+/// Chunk format: addresses have 8 bytes and tell device and block. The low bits are for the kernel.
+pub(crate) const CHUNK_ADDRESSES: u32 = 0x20;
+/// Chunk format: the size of a chunk in blocks, as a power of two.
+pub(crate) const CHUNK_SIZE_BITS: u32 = 0x1f;
 
 /// The EROFS superblock.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct Superblock {
     pub(crate) magic: U32,
@@ -61,7 +73,7 @@ pub(crate) struct Superblock {
 const _: () = assert!(size_of::<Superblock>() == 128);
 
 /// What RAFS adds to the superblock.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct Extension {
     pub(crate) flags: U64,
@@ -81,7 +93,7 @@ pub(crate) struct Extension {
 const _: () = assert!(size_of::<Extension>() == 256);
 
 /// What the kernel knows of a blob.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct DeviceSlot {
     /// The blob id, zero-padded.
@@ -94,7 +106,7 @@ pub(crate) struct DeviceSlot {
 const _: () = assert!(size_of::<DeviceSlot>() == 128);
 
 /// What RAFS knows of a blob.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct Blob {
     /// Zero-padded.
@@ -126,7 +138,7 @@ pub(crate) struct Blob {
 const _: () = assert!(size_of::<Blob>() == 256);
 
 /// The inode the reference implementation writes.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct ExtendedInode {
     /// Bit 0: this form; bits 1 to 3: where the data lies; the rest is 0.
@@ -150,7 +162,7 @@ pub(crate) struct ExtendedInode {
 const _: () = assert!(size_of::<ExtendedInode>() == 64);
 
 /// The short inode; its times are those of the superblock.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct CompactInode {
     /// As [`ExtendedInode::format`], bit 0 clear.
@@ -170,7 +182,7 @@ pub(crate) struct CompactInode {
 const _: () = assert!(size_of::<CompactInode>() == 32);
 
 /// One entry of a directory block; the names follow the entries.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct Dirent {
     pub(crate) nid: U64,
@@ -183,7 +195,7 @@ pub(crate) struct Dirent {
 const _: () = assert!(size_of::<Dirent>() == 12);
 
 /// Which chunk holds a piece of a file.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct ChunkAddress {
     /// Bits 0 to 15 of the chunk's number in its blob.
@@ -199,7 +211,7 @@ pub(crate) struct ChunkAddress {
 const _: () = assert!(size_of::<ChunkAddress>() == 8);
 
 /// In front of an inode's extended attributes.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct XattrHeader {
     pub(crate) name_filter: U32,
@@ -210,7 +222,7 @@ pub(crate) struct XattrHeader {
 const _: () = assert!(size_of::<XattrHeader>() == 12);
 
 /// In front of the suffix of the name, which the value follows; padded to 4.
-#[derive(FromBytes, KnownLayout, Immutable, Unaligned)]
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
 pub(crate) struct XattrEntry {
     pub(crate) name_len: u8,

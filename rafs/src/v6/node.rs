@@ -1,7 +1,9 @@
 //! One inode of v6, in either of its two forms, and where its data lies (spec/rafs-v6.md §7).
 
 use super::chunks;
-use super::layout::{ChunkAddress, CompactInode, ExtendedInode, NID_UNIT};
+use super::layout::{
+    ADDRESS_ALIGN, CHUNKED, ChunkAddress, CompactInode, ExtendedInode, INLINE, NID_UNIT, PLAIN,
+};
 use super::reader::Tree;
 use super::xattr::area_size;
 use crate::error::Result;
@@ -9,8 +11,6 @@ use crate::inode::{Attributes, FileType, Ino};
 
 /// Bytes of the longest symlink target.
 const SYMLINK_MAX: u64 = 4096;
-/// Chunk addresses begin on multiples of this.
-const ADDRESS_ALIGN: u64 = 8;
 
 /// Where the data of an inode lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,9 +125,6 @@ impl Node {
 
     /// Finds the data; `end` is where inode and extended attributes end, inside the file or at its end.
     fn find_data(&self, tree: &Tree, layout: u16, end: u64) -> Result<Place> {
-        const PLAIN: u16 = 0;
-        const INLINE: u16 = 2;
-        const CHUNKED: u16 = 4;
         let (image, block) = (tree.image(), tree.block_size());
         let layout_ok = match self.file_type {
             FileType::Regular => layout == CHUNKED,
@@ -194,6 +191,11 @@ impl Node {
             Place::Blocks { whole, tail, .. } => whole + tail,
             Place::Chunks { count, .. } => count * size_of::<ChunkAddress>() as u64,
         }
+    }
+
+    /// Device number as stored, which fifos and sockets have too; 0 for what has content.
+    pub(crate) fn rdev(&self) -> u32 {
+        if self.place == Place::Nowhere { self.union } else { 0 }
     }
 
     pub(crate) fn attributes(&self) -> Attributes {

@@ -129,6 +129,10 @@ impl Tree {
         Ok(tree)
     }
 
+    pub(crate) fn into_image(self) -> Image {
+        self.image
+    }
+
     pub(crate) fn image(&self) -> &Image {
         &self.image
     }
@@ -142,7 +146,7 @@ impl Tree {
     }
 
     /// Of blocks of directories, and of addresses in blobs.
-    pub(super) fn block_size(&self) -> u64 {
+    pub(crate) fn block_size(&self) -> u64 {
         self.block_size
     }
 
@@ -175,6 +179,11 @@ impl Tree {
             // It was found to be inside the file at open.
             count => self.image.array(offset, count, "chunk table").unwrap_or(&[]),
         }
+    }
+
+    /// Where the chunk table is, or would be.
+    pub(super) fn chunk_table_offset(&self) -> u64 {
+        self.chunk_table.0
     }
 
     /// Checks every record of the chunk table.

@@ -3,12 +3,13 @@
 
 use std::borrow::Cow;
 
-use zerocopy::FromBytes;
+use zerocopy::little_endian::U16;
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::layout::{XattrEntry, XattrHeader};
 use crate::error::Result;
 use crate::image::Image;
-use crate::xattr::XATTR_NAME_MAX;
+use crate::xattr::{PREFIXES, XATTR_NAME_MAX, sorted, split};
 
 /// Entries are padded to this, and the area is counted in it.
 const UNIT: usize = 4;
@@ -23,13 +24,42 @@ pub(super) fn area_size(count: u16) -> u64 {
 
 /// The prefix that a number stands for.
 fn prefix(index: u8) -> Option<&'static [u8]> {
-    match index {
-        1 => Some(b"user."),
-        2 => Some(b"system.posix_acl_access"),
-        3 => Some(b"system.posix_acl_default"),
-        4 => Some(b"trusted."),
-        6 => Some(b"security."),
-        _ => None,
+    PREFIXES.iter().find(|(number, _)| *number == index).map(|(_, prefix)| *prefix)
+}
+
+/// Bytes of the area that holds `pairs`, all of which can be written.
+pub(super) fn written_size(pairs: &[(Vec<u8>, Vec<u8>)]) -> u64 {
+    let entry = |(name, value): &(Vec<u8>, Vec<u8>)| {
+        let suffix = split(name).map_or(0, |(_, suffix)| suffix.len());
+        (size_of::<XattrEntry>() + suffix + value.len()).next_multiple_of(UNIT) as u64
+    };
+    match pairs {
+        [] => 0,
+        pairs => size_of::<XattrHeader>() as u64 + pairs.iter().map(entry).sum::<u64>(),
+    }
+}
+
+/// The count that an inode has for an area of `size` bytes, if there is one: [`area_size`] backwards.
+pub(super) fn area_count(size: u64) -> Option<u16> {
+    match size.checked_sub(size_of::<XattrHeader>() as u64) {
+        None => Some(0),
+        Some(entries) => u16::try_from(entries / UNIT as u64 + 1).ok(),
+    }
+}
+
+/// Writes `pairs` into an area of zeros of their [`written_size`].
+pub(super) fn write(pairs: &[(Vec<u8>, Vec<u8>)], area: &mut [u8]) {
+    let mut at = size_of::<XattrHeader>();
+    for (name, value) in sorted(pairs) {
+        let Some((name_index, suffix)) = split(name) else { continue };
+        // Both lengths were checked to fit.
+        let entry =
+            XattrEntry { name_len: suffix.len() as u8, name_index, value_size: U16::new(value.len() as u16) };
+        for part in [entry.as_bytes(), suffix, value] {
+            area[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        at = at.next_multiple_of(UNIT);
     }
 }
 

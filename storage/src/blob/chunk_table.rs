@@ -11,7 +11,9 @@ use super::layout::{
     BatchContext, CI_HEADER_SIZE, CI_MAGIC, CONTEXT_SIZE, CiHeader, EntryV1, EntryV2, HAS_CRC32C, ZranContext,
 };
 use super::unit::{self, How, MAX_DECODED_SIZE, MAX_STORED_SIZE, Unit};
-use super::{BlobDescription, BlobFeatures, BlobId, Checked, ChunkDescription, ChunkFlags, CiLocation};
+use super::{
+    BlobDescription, BlobFeatures, BlobId, Checked, ChunkDescription, ChunkFlags, CiLocation, Compressor,
+};
 use crate::backend::{Backend, MAX_READ, Request};
 use crate::{Error, Result, codec};
 
@@ -95,7 +97,8 @@ impl ChunkTable {
             // Each was encrypted on its own, from the same tweak.
             let cipher = unit::cipher(blob)?;
             let header = cipher.decrypt(header, CI_HEADER_SIZE).map_err(context)?;
-            let array = cipher.decrypt(array, size).map_err(context)?;
+            let plain_len = if ci.compressor == Compressor::None { size } else { 0 };
+            let array = cipher.decrypt(array, plain_len).map_err(context)?;
             let array = codec::decompress(ci.compressor, &array, size).map_err(context)?;
             Self::parse(blob, array.into(), &header)
         } else {

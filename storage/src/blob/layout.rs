@@ -41,6 +41,16 @@ pub(crate) struct EntryV1 {
 }
 
 impl EntryV1 {
+    /// Sizes are 1 to 2^24, offsets below 2^44 and 2^40, the decoded one a multiple of 4096.
+    pub(crate) fn pack(chunk: &ChunkDescription) -> Self {
+        let u = u64::from(chunk.uncompressed_size - 1);
+        let c = u64::from(chunk.stored.compressed_size - 1);
+        Self {
+            uncompressed: U64::new((u & 0xf_ffff) << 44 | chunk.uncompressed_offset | (u >> 20) << 8),
+            compressed: U64::new((c & 0xf_ffff) << 44 | (c >> 20) << 40 | chunk.stored.compressed_offset),
+        }
+    }
+
     /// A chunk is compressed iff its two sizes differ.
     pub(crate) fn unpack(&self, index: u32) -> ChunkDescription {
         let (u, c) = (self.uncompressed.get(), self.compressed.get());
@@ -79,6 +89,24 @@ impl EntryV2 {
     /// The flag byte, unknown bits and [`HAS_CRC32C`] included.
     pub(crate) fn flags(&self) -> u8 {
         (self.uncompressed.get() >> 56) as u8
+    }
+
+    /// The stored size is below 2^24, all else is bounded as in [`EntryV1::pack`].
+    pub(crate) fn pack(chunk: &ChunkDescription) -> Self {
+        let stored = &chunk.stored;
+        let in_unit = stored.flags.intersects(ChunkFlags::ZRAN | ChunkFlags::BATCH);
+        let (crc_flag, data) = match stored.crc32c {
+            _ if in_unit => (0, u64::from(stored.unit_index) << 32 | u64::from(stored.unit_offset)),
+            Some(crc) => (HAS_CRC32C, crc.into()),
+            None => (0, 0),
+        };
+        let flags = u64::from(stored.flags.bits() | crc_flag);
+        let size = u64::from(chunk.uncompressed_size - 1);
+        Self {
+            uncompressed: U64::new(flags << 56 | size << 32 | chunk.uncompressed_offset >> 12),
+            compressed: U64::new(u64::from(stored.compressed_size) << 40 | stored.compressed_offset),
+            data: U64::new(data),
+        }
     }
 
     pub(crate) fn unpack(&self, index: u32) -> ChunkDescription {
@@ -174,6 +202,9 @@ mod tests {
             prop_assert_eq!(chunk.stored.compressed_size, c_size);
             prop_assert_eq!(chunk.stored.flags.contains(ChunkFlags::COMPRESSED), u_size != c_size);
             prop_assert_eq!(chunk.stored.crc32c, None);
+            let entry = pack_v1(page << 12, u_size, c_off, c_size);
+            let packed = EntryV1::pack(&chunk);
+            prop_assert_eq!(packed.as_bytes(), entry.as_bytes());
         }
 
         #[test]
@@ -196,6 +227,13 @@ mod tests {
             let in_unit = flags & 6 != 0;
             let place = if in_unit { ((data >> 32) as u32, data as u32) } else { (0, 0) };
             prop_assert_eq!((chunk.stored.unit_index, chunk.stored.unit_offset), place);
+            // A CRC has 32 bits; without it there is nothing in its place.
+            let data = if in_unit { data } else if flags & HAS_CRC32C != 0 { data & 0xffff_ffff } else { 0 };
+            let flags = if in_unit { flags & !HAS_CRC32C } else { flags };
+            let uncompressed = U64::new(entry.uncompressed.get() & !(0xff << 56) | u64::from(flags) << 56);
+            let expected = EntryV2 { uncompressed, data: U64::new(data), ..entry };
+            let packed = EntryV2::pack(&chunk);
+            prop_assert_eq!(packed.as_bytes(), expected.as_bytes());
             let crc = (flags & HAS_CRC32C != 0 && !in_unit).then_some(data as u32);
             prop_assert_eq!(chunk.stored.crc32c, crc);
         }

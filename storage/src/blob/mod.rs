@@ -2,7 +2,7 @@
 //!
 //! [`BlobDescription`] and its parts are the vocabulary that bootstraps, caches and backends share. [`ChunkTable`]
 //! says where the chunks of a v6 blob are, [`Unit`] what to fetch and how to decode it, [`Toc`] and
-//! [`DigestArray`] what else the blob carries.
+//! [`DigestArray`] what else the blob carries. [`writer`] makes blobs.
 
 mod cache_file;
 mod chunk_table;
@@ -15,6 +15,7 @@ mod samples;
 mod tar_header;
 mod toc;
 mod unit;
+pub mod writer;
 mod zran;
 
 pub use chunk_table::ChunkTable;

@@ -123,6 +123,27 @@ impl TocEntry {
         })
     }
 
+    /// The record of a section that a writer made: no gzip, a name of 16 bytes at most.
+    pub(super) fn pack(&self) -> TocRecord {
+        let flags: u32 = match self.compressor {
+            Compressor::None | Compressor::Gzip => 1,
+            Compressor::Zstd => 2,
+            Compressor::Lz4Block => 4,
+        };
+        let mut name = [0; 16];
+        name[..self.name.len()].copy_from_slice(self.name.as_bytes());
+        TocRecord {
+            flags: flags.into(),
+            reserved: 0.into(),
+            name,
+            digest: self.digest.0,
+            offset: self.offset.into(),
+            compressed_size: self.compressed_size.into(),
+            uncompressed_size: self.uncompressed_size.into(),
+            reserved2: [0; 48],
+        }
+    }
+
     /// Checks that the sizes may be read and allocated: at most `limit` bytes decoded, not fewer than stored, and
     /// as many if the section is stored plain. `what` names the blob in errors, which are [`Error::Corrupt`].
     pub fn check_sizes(&self, what: &str, limit: u64) -> Result<()> {

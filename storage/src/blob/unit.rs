@@ -150,8 +150,9 @@ impl Unit {
         match &self.how {
             How::Chunk => {
                 let size = first.uncompressed_size as usize;
-                let plain = decrypt(blob, self.is_encrypted(), stored, size)?;
                 let compressed = first.stored.flags.contains(ChunkFlags::COMPRESSED);
+                let plain_len = if compressed { 0 } else { size };
+                let plain = decrypt(blob, self.is_encrypted(), stored, plain_len)?;
                 let compressor = if compressed { blob.compressor } else { Compressor::None };
                 codec::decompress(compressor, &plain, size)
             }
@@ -209,12 +210,12 @@ fn decrypt<'a>(
     blob: &BlobDescription,
     encrypted: bool,
     stored: &'a [u8],
-    decoded_len: usize,
+    plain_len: usize,
 ) -> Result<Cow<'a, [u8]>> {
     if !encrypted {
         return Ok(Cow::Borrowed(stored));
     }
-    Ok(Cow::Owned(cipher(blob)?.decrypt(stored, decoded_len)?))
+    Ok(Cow::Owned(cipher(blob)?.decrypt(stored, plain_len)?))
 }
 
 /// The cipher of an encrypted blob.

@@ -1,9 +1,13 @@
-//! Decoding of stored bytes (spec/blob.md §1.1): the output size is always known beforehand and always exact.
+//! Encoding, and decoding of stored bytes (spec/blob.md §1.1): the output size of decoding is always known beforehand
+//! and always exact.
 //!
-//! Input is hostile: nothing is allocated beyond the promised size, and output that is shorter or longer than
-//! promised is an error. Everything here is CPU work on the caller's thread.
+//! Input of decoding is hostile: nothing is allocated beyond the promised size, and output that is shorter or longer
+//! than promised is an error. Everything here is CPU work on the caller's thread.
 
+mod encode;
 pub(crate) mod inflate;
+
+pub use encode::compress;
 
 use std::cell::RefCell;
 use std::io::Read;

@@ -109,8 +109,8 @@ impl FileSystem for Adapter {
     type Handle = u64;
 
     fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
+        // Not ASYNC_DIO: the kernel then waits for direct reads where even a killed reader cannot leave.
         let wanted = FsOptions::ASYNC_READ
-            | FsOptions::ASYNC_DIO
             | FsOptions::MAX_PAGES
             | FsOptions::DO_READDIRPLUS
             | FsOptions::READDIRPLUS_AUTO

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 
@@ -13,7 +13,6 @@ use fuse_backend_rs::abi::fuse_abi::{InHeader, InterruptIn, Opcode, ReadIn};
 use fuse_backend_rs::api::server::Server;
 use fuse_backend_rs::transport::{FuseBuf, FuseDevWriter, Reader};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{debug, error};
 
 use super::adapter::Adapter;
@@ -101,7 +100,9 @@ fn body<T>(request: &mut [u8], read: impl FnOnce(&mut Reader<'_>) -> io::Result<
     read(&mut reader).ok()
 }
 
-/// Reads one request: its bytes, or `None` when the filesystem is unmounted.
+/// Waits for one request and reads it: its bytes, or `None` when the filesystem is unmounted.
+///
+/// The device blocks, and the kernel then wakes one worker a request; a poll would wake them all.
 fn next_request(device: &File, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     loop {
         match (&*device).read(buffer) {
@@ -110,17 +111,8 @@ fn next_request(device: &File, buffer: &mut [u8]) -> io::Result<Option<usize>> {
                 Some(Errno::ENODEV) => return Ok(None),
                 // ENOENT: the request was interrupted before anybody took it.
                 Some(Errno::ENOENT | Errno::EINTR) => {}
-                Some(Errno::EAGAIN) => wait_for_request(device)?,
                 _ => return Err(e),
             },
         }
-    }
-}
-
-fn wait_for_request(device: &File) -> io::Result<()> {
-    let mut fds = [PollFd::new(device.as_fd(), PollFlags::POLLIN)];
-    match poll(&mut fds, PollTimeout::NONE) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(e) => Err(e.into()),
     }
 }

@@ -28,7 +28,7 @@ const KEY: Cipher = Cipher { key: [7; 32], iv: [9; 16] };
 
 /// As a builder encrypts with [`KEY`].
 fn encrypt(plain: &[u8]) -> Vec<u8> {
-    crate::cipher::tests::encrypt_with(&KEY, plain)
+    BlobCipher::new(&KEY).encrypt(plain.to_vec())
 }
 
 #[test]

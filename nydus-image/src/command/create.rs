@@ -1,0 +1,299 @@
+//! `create`: from the command line to a finished image.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use rafs::Version;
+use rafs::build::{BlobEntry, ImageOptions, OWN_BLOB_ID, Tree, write_bootstrap};
+use storage::blob::writer::BlobOptions;
+use storage::blob::{BlobDescription, BlobId, Cipher};
+use storage::digest::Digester;
+
+use crate::builder::{self, Assembled, Input};
+use crate::cli::{CreateArgs, Feature, FsVersion, PrefetchPolicy, SourceType};
+use crate::dictionary::Dictionary;
+use crate::error::{Error, Result};
+use crate::layers::{self, Layer};
+use crate::output::{Output, Trace};
+use crate::pipeline::Limits;
+use crate::prefetch::Patterns;
+use crate::store::Counts;
+use crate::target::Target;
+
+/// The most bytes of source data on their way, unless chunks are very large.
+const IN_FLIGHT: u64 = 32 << 20;
+/// The default size of chunks.
+const CHUNK_SIZE: u64 = 1 << 20;
+
+/// Builds an image, and says what was built.
+pub fn run(args: &CreateArgs) -> Result<()> {
+    let started = Instant::now();
+    let mut trace = Trace::default();
+    let plan = Plan::of(args)?;
+    let patterns = match args.prefetch_policy {
+        PrefetchPolicy::None => Patterns::default(),
+        _ => Patterns::read(io::stdin().lock())?,
+    };
+    let mut dictionary = Dictionary::default();
+    let mut parent = None;
+    if let Some(path) = &args.parent_bootstrap {
+        let layer = trace.timed("load_parent", || Layer::load(path))?;
+        layers::check_same(path, &plan.image, &layer.options)?;
+        dictionary.add(&layer.tree, layer.blobs, true);
+        parent = Some(layer.tree);
+    }
+    if let Some(argument) = &args.chunk_dict {
+        let path = layers::dictionary_path(argument);
+        let layer = trace.timed("load_chunk_dict", || Layer::load(&path))?;
+        layers::check_same(&path, &plan.image, &layer.options)?;
+        dictionary.add(&layer.tree, layer.blobs, false);
+    }
+
+    let input = trace.timed("build_tree", || Input::directory(args, parent))?;
+    trace.event("load_from_directory", input.entries() as u64);
+    let (target, directory) = blob_target(args)?;
+    let limits = Limits {
+        threads: plan.threads,
+        bytes: IN_FLIGHT.max(2 * plan.threads as u64 * u64::from(plan.blob.chunk_size)),
+        chunk_size: plan.blob.chunk_size,
+    };
+    let assembled = trace.timed("dump_blob", || {
+        builder::assemble(input, &patterns, &plan.blob, &dictionary, target, limits)
+    })?;
+    let built = trace.timed("dump_bootstrap", || finish(args, &plan, assembled, &dictionary, directory))?;
+
+    for (name, count) in [
+        ("blob_uncompressed_size", built.counts.uncompressed_size),
+        ("blob_compressed_size", built.counts.compressed_size),
+        ("dedup_chunks", built.counts.dedup_chunks),
+        ("dedup_uncompressed_size", built.counts.dedup_uncompressed_size),
+    ] {
+        trace.event(name, count);
+    }
+    trace.text_event("euid", nix::unistd::geteuid().as_raw());
+    trace.text_event("egid", nix::unistd::getegid().as_raw());
+    trace.time("total_build", started.elapsed());
+
+    tracing::info!(
+        "successfully built RAFS filesystem: \nmeta blob path: {}\ndata blob size: {:#x}\ndata blobs: {:?}",
+        built.bootstrap.as_deref().map_or_else(|| "<none>".into(), |path| path.display().to_string()),
+        built.blob_size,
+        built.blobs,
+    );
+    if let Some(path) = &args.output_json {
+        let bootstrap = built.bootstrap.map_or_else(String::new, |path| path.display().to_string());
+        Output::new(bootstrap, built.blobs, trace, args.fs_version.name(), args.compressor.name())
+            .write(path, true)?;
+    }
+    Ok(())
+}
+
+/// What the command line asks for, checked.
+#[derive(Debug)]
+struct Plan {
+    blob: BlobOptions,
+    image: ImageOptions,
+    threads: usize,
+}
+
+impl Plan {
+    fn of(args: &CreateArgs) -> Result<Self> {
+        refuse_unsupported(args)?;
+        let usage = |text: String| Err(Error::Usage(text));
+        let is_v6 = args.fs_version == FsVersion::V6;
+        let chunk_size = args.chunk_size.unwrap_or(CHUNK_SIZE);
+        let in_range = |size: u64, most: u64| size.is_power_of_two() && (0x1000..=most).contains(&size);
+        if !in_range(chunk_size, 0x100_0000) {
+            return usage(format!(
+                "--chunk-size {chunk_size:#x}: not a power of two from 0x1000 to 0x1000000"
+            ));
+        }
+        if args.batch_size != 0 && !in_range(args.batch_size, chunk_size) {
+            return usage(format!(
+                "--batch-size {:#x}: not a power of two from 0x1000 to the chunk size, {chunk_size:#x}",
+                args.batch_size
+            ));
+        }
+        for (option, given) in [
+            ("--batch-size", args.batch_size != 0),
+            ("--features blob-toc", args.features.contains(&Feature::BlobToc)),
+            ("--encrypt", args.encrypt),
+        ] {
+            if given && !is_v6 {
+                return usage(format!("{option}: needs --fs-version 6"));
+            }
+        }
+        if args.aligned_chunk && is_v6 {
+            return usage("--aligned-chunk: for --fs-version 5 only, version 6 always aligns".into());
+        }
+        if let Some(id) = &args.blob_id {
+            BlobId::new(id)?;
+        }
+        if let Some(dir) = &args.blob_dir
+            && !dir.is_dir()
+        {
+            return Err(Error::entry(dir, "the directory to store blobs in does not exist"));
+        }
+
+        // Checked to be at most 2^24.
+        let (chunk_size, batch_size) = (chunk_size as u32, args.batch_size as u32);
+        let (compressor, digester) = (args.compressor.into(), args.digester.into());
+        let mut blob = match args.fs_version {
+            FsVersion::V5 => BlobOptions::v5(compressor, digester, chunk_size),
+            FsVersion::V6 => BlobOptions::v6(compressor, digester, chunk_size),
+        };
+        blob.aligned |= args.aligned_chunk;
+        blob.toc = args.features.contains(&Feature::BlobToc);
+        blob.inline_bootstrap = args.blob_inline_meta;
+        blob.batch_size = batch_size;
+        blob.cipher = if args.encrypt { Some(random_cipher()?) } else { None };
+        blob.check()?;
+        let version = match args.fs_version {
+            FsVersion::V5 => Version::V5,
+            FsVersion::V6 => Version::V6,
+        };
+        let image = ImageOptions {
+            chunk_size,
+            compressor,
+            digester,
+            explicit_owners: !args.repeatable,
+            ..ImageOptions::new(version)
+        };
+        let threads = match args.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            given => given.min(256),
+        };
+        Ok(Self { blob, image, threads })
+    }
+}
+
+/// Names the first option whose function does not exist.
+fn refuse_unsupported(args: &CreateArgs) -> Result<()> {
+    let source = match args.source_type {
+        SourceType::Directory => None,
+        SourceType::Tar => Some("--type tar-rafs"),
+        SourceType::TarGz => Some("--type targz-rafs"),
+        SourceType::Estargz => Some("--type estargz-rafs"),
+        SourceType::TarGzRef => Some("--type targz-ref"),
+        SourceType::EstargzRef => Some("--type estargz-ref"),
+        SourceType::EstargzTocRef => Some("--type estargztoc-ref"),
+        SourceType::TarTarfs => Some("--type tar-tarfs"),
+    };
+    let options = [
+        (args.external_blob.is_some(), "--external-blob"),
+        (args.blob_data_size.is_some(), "--blob-data-size"),
+        (args.blob_offset != 0, "--blob-offset"),
+        (args.config.is_some(), "--config"),
+        (args.blob_cache_dir.is_some(), "--blob-cache-dir"),
+        (args.attributes.is_some(), "--attributes"),
+    ];
+    let option = options.into_iter().find_map(|(given, name)| given.then_some(name));
+    source.or(option).map_or(Ok(()), |name| Err(Error::Unsupported(name)))
+}
+
+fn random_cipher() -> Result<Cipher> {
+    let source = Path::new("/dev/urandom");
+    let mut bytes = [0; 48];
+    File::open(source).and_then(|mut file| file.read_exact(&mut bytes)).map_err(Error::io("read", source))?;
+    let mut cipher = Cipher { key: [0; 32], iv: [0; 16] };
+    let (key, iv) = bytes.split_at(32);
+    cipher.key.copy_from_slice(key);
+    cipher.iv.copy_from_slice(iv);
+    Ok(cipher)
+}
+
+/// Opens the file that the blob goes to; the directory, if the id is to be its name.
+fn blob_target(args: &CreateArgs) -> Result<(Target, Option<&Path>)> {
+    match (&args.blob, &args.blob_dir) {
+        (Some(path), _) => Ok((Target::create(path)?, None)),
+        (None, Some(dir)) => Ok((Target::create_in(dir)?, Some(dir))),
+        (None, None) => Err(Error::Usage("--blob or --blob-dir: one is needed".into())),
+    }
+}
+
+/// What was built.
+struct Built {
+    bootstrap: Option<PathBuf>,
+    blobs: Vec<String>,
+    blob_size: u64,
+    counts: Counts,
+}
+
+/// Writes the end of the blob, and the bootstrap; then gives both their names, the bootstrap last.
+fn finish(
+    args: &CreateArgs,
+    plan: &Plan,
+    assembled: Assembled<Target>,
+    dictionary: &Dictionary,
+    directory: Option<&Path>,
+) -> Result<Built> {
+    let Assembled { mut tree, blob, chunks, files, prefetch } = assembled;
+    let counts = chunks.counts;
+    let is_policy = |policy| args.prefetch_policy == policy;
+    let image = ImageOptions {
+        prefetch: if is_policy(PrefetchPolicy::Fs) { prefetch } else { Vec::new() },
+        ..plan.image.clone()
+    };
+    let prefetch_size = if is_policy(PrefetchPolicy::Blob) {
+        u32::try_from(chunks.prefetched_size).unwrap_or(u32::MAX)
+    } else {
+        0
+    };
+    let chunk_size = plan.blob.chunk_size;
+    let bootstrap_of = |tree: &mut Tree, description: &BlobDescription| {
+        let own = (description.chunk_count != 0)
+            .then(|| BlobEntry { description: description.clone(), prefetch_size });
+        let (table, chunks) = chunks.resolve(dictionary, own)?;
+        builder::assign(tree, &files, chunks, chunk_size);
+        Ok::<_, Error>((write_bootstrap(tree, &table, &image)?, table))
+    };
+
+    let (finished, bootstrap, table) = if args.blob_inline_meta {
+        let (bootstrap, table) = bootstrap_of(&mut tree, blob.description())?;
+        (blob.finish(Some(&bootstrap))?, None, table)
+    } else {
+        let mut finished = blob.finish(None)?;
+        if let Some(id) = &args.blob_id {
+            finished.description.id = BlobId::new(id)?;
+        }
+        let (bootstrap, table) = bootstrap_of(&mut tree, &finished.description)?;
+        (finished, Some(bootstrap), table)
+    };
+    let id = finished.description.id;
+    let blobs = table.into_iter().map(|entry| match entry.description.id {
+        own if own.as_str() == OWN_BLOB_ID => id.to_string(),
+        other => other.to_string(),
+    });
+    let blobs = blobs.collect();
+
+    let bootstrap = match bootstrap {
+        None => None,
+        Some(bytes) => {
+            let path = match (&args.bootstrap, &args.blob_dir) {
+                (Some(path), _) => path.clone(),
+                (None, Some(dir)) => dir.join(Digester::Sha256.digest(&bytes).to_string()),
+                // Refused when the command line was read.
+                (None, None) => return Err(Error::Usage("--bootstrap: needed without --blob-dir".into())),
+            };
+            let mut target = Target::create(&path)?;
+            target.write_all(&bytes).map_err(Error::io("write", &path))?;
+            Some((target, path))
+        }
+    };
+    let target = finished.out;
+    match (finished.file_size, directory) {
+        (0, directory) => target.discard(directory.is_none())?,
+        (_, Some(directory)) => target.commit_as(&directory.join(id.as_str()))?,
+        (_, None) => target.commit()?,
+    }
+    let bootstrap = match bootstrap {
+        None => None,
+        Some((target, path)) => {
+            target.commit()?;
+            Some(path)
+        }
+    };
+    Ok(Built { bootstrap, blobs, blob_size: finished.file_size, counts })
+}

@@ -1,0 +1,29 @@
+//! Images: built, checked and looked into.
+//!
+//! ```text
+//!   source::directory ──▶ rafs::build::Tree ──▶ overlay ──▶ Numbering ──▶ prefetch: order of data
+//!                                                                             │
+//!   rafs::build::write_bootstrap ◀── builder ◀── store ◀── pipeline ◀── source::files
+//! ```
+//!
+//! The library owns sources, layers and the way of chunks into a blob; the formats are those of [`rafs`] and
+//! [`storage`]. Invariant: an image follows from its source and its options. Number of threads, order of directory
+//! entries and time of day make no difference; where the source changes under the build, the build fails.
+
+pub mod builder;
+pub mod cli;
+pub mod command;
+pub mod dictionary;
+pub mod error;
+pub mod layers;
+pub mod logs;
+pub mod output;
+pub mod overlay;
+pub mod pipeline;
+pub mod prefetch;
+pub mod source;
+pub mod store;
+pub mod target;
+pub mod version;
+
+pub use error::{Error, Result};

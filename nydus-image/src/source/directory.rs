@@ -1,0 +1,225 @@
+//! A directory as a source: its tree, listed once; the content of files is read later, by the workers.
+//!
+//! Invariant: the tree has what the directory has, whiteouts included; nothing is followed out of it. Entries are
+//! reached by descriptors where paths are too long for the system, so depth has no limit but memory.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, OsStr};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::Path;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, readlinkat};
+use nix::sys::stat::{FileStat, fstatat, major, minor};
+use rafs::FileType;
+use rafs::build::{Content, Node, NodeId, Tree};
+
+use super::content::{Fingerprint, open_path};
+use crate::error::{Error, Result};
+
+/// What extended attributes' names begin with, or are, to be kept; others are for this filesystem alone.
+const KEPT_XATTRS: [&[u8]; 5] =
+    [b"user.", b"security.", b"trusted.", b"system.posix_acl_access", b"system.posix_acl_default"];
+/// Fewer than node numbers.
+const MAX_ENTRIES: usize = (u32::MAX - 1) as usize;
+/// Longer paths are given to the system as a name below a descriptor.
+const MAX_PATH: usize = 3000;
+
+/// A directory, listed.
+#[derive(Debug)]
+pub struct Listing {
+    /// Its tree. Regular files have their size, and no chunks yet.
+    pub tree: Tree,
+    /// The regular files that have content.
+    pub files: HashMap<NodeId, ListedFile>,
+}
+
+/// A regular file with content, as it was when it was listed.
+#[derive(Clone, Copy, Debug)]
+pub struct ListedFile {
+    /// What tells that it is still the same.
+    pub fingerprint: Fingerprint,
+    /// The filesystem keeps less for it than it has bytes.
+    pub may_have_holes: bool,
+}
+
+/// Lists `root` and all that is below it. `with_owners` is false if all shall belong to 0:0.
+pub fn list(root: &Path, with_owners: bool) -> Result<Listing> {
+    let root_stat = nix::sys::stat::stat(root).map_err(|errno| Error::io("read", root)(errno.into()))?;
+    if root_stat.st_mode & 0o170_000 != 0o040_000 {
+        return Err(Error::entry(root, "is not a directory"));
+    }
+    let mut lister = Lister { with_owners, groups: HashMap::new() };
+    let mut root_node = lister.node(Vec::new(), &root_stat, Content::Directory { children: Vec::new() });
+    // The root's time is that of nothing in particular: without it layers repeat.
+    (root_node.mtime, root_node.mtime_nsec) = (0, 0);
+    root_node.xattrs = xattrs(&root.join("."), root)?;
+    let mut tree = Tree::new(root_node);
+    let mut files = HashMap::new();
+
+    let mut directories = vec![(Tree::ROOT, root.to_owned())];
+    while let Some((id, path)) = directories.pop() {
+        let nofollow = if id == Tree::ROOT { OFlag::empty() } else { OFlag::O_NOFOLLOW };
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | nofollow;
+        let failed = |errno: Errno| Error::io("list", &path)(errno.into());
+        let mut directory = open_path(&path, flags).and_then(Dir::from_fd).map_err(failed)?;
+        let mut names = Vec::new();
+        for entry in directory.iter() {
+            let name = entry.map_err(failed)?.file_name().to_owned();
+            if !matches!(name.to_bytes(), b"." | b"..") {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        for name in names {
+            let path = path.join(OsStr::from_bytes(name.to_bytes()));
+            let (node, listed) = lister.entry(directory.as_fd(), &name, &path)?;
+            if tree.nodes.len() >= MAX_ENTRIES {
+                return Err(Error::entry(root, format!("has more than {MAX_ENTRIES} entries")));
+            }
+            let is_directory = node.is_directory();
+            let child = tree.add(id, node);
+            if let Some(listed) = listed {
+                files.insert(child, listed);
+            }
+            if is_directory {
+                directories.push((child, path));
+            }
+        }
+        // As the source has it: whiteouts, which do not stay, are counted.
+        tree[id].recorded = Some(tree.measure(id));
+    }
+    Ok(Listing { tree, files })
+}
+
+struct Lister {
+    with_owners: bool,
+    /// Device and number of files with several links → number of their group.
+    groups: HashMap<(u64, u64), u32>,
+}
+
+impl Lister {
+    /// The entry `name` of a directory; `path` is for messages, and for the system where it is short enough.
+    fn entry(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        name: &CStr,
+        path: &Path,
+    ) -> Result<(Node, Option<ListedFile>)> {
+        let failed = |errno: Errno| Error::io("read", path)(errno.into());
+        let stat = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed)?;
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let mut listed = None;
+        let content = match FileType::from_mode(stat.st_mode) {
+            Some(FileType::Directory) => Content::Directory { children: Vec::new() },
+            Some(FileType::Regular) => {
+                let fingerprint = Fingerprint {
+                    device: stat.st_dev,
+                    inode: stat.st_ino,
+                    size,
+                    mtime: (stat.st_mtime, stat.st_mtime_nsec),
+                };
+                // Blocks of 512 bytes.
+                let may_have_holes = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) < size;
+                listed = (size > 0).then_some(ListedFile { fingerprint, may_have_holes });
+                Content::Regular { size, chunks: Vec::new() }
+            }
+            Some(FileType::Symlink) => {
+                Content::Symlink { target: readlinkat(directory, name).map_err(failed)?.into_vec() }
+            }
+            Some(_) => Content::Special,
+            None => return Err(Error::entry(path, format!("unknown type, mode {:o}", stat.st_mode))),
+        };
+        let mut node = self.node(name.to_bytes().to_vec(), &stat, content);
+        node.xattrs = if path.as_os_str().len() <= MAX_PATH {
+            xattrs(path, path)?
+        } else {
+            let fd = format!("/proc/self/fd/{}", directory.as_raw_fd());
+            xattrs(&Path::new(&fd).join(OsStr::from_bytes(name.to_bytes())), path)?
+        };
+        Ok((node, listed))
+    }
+
+    fn node(&mut self, name: Vec<u8>, stat: &FileStat, content: Content) -> Node {
+        let mut node = Node::new(name, stat.st_mode, content);
+        if self.with_owners {
+            (node.uid, node.gid) = (stat.st_uid, stat.st_gid);
+        }
+        node.mtime = stat.st_mtime;
+        // Under 10^9, says the system; the writer looks anyhow.
+        node.mtime_nsec = u32::try_from(stat.st_mtime_nsec).unwrap_or(u32::MAX);
+        match FileType::from_mode(stat.st_mode) {
+            Some(file_type) if file_type.is_device() => node.rdev = encode_rdev(stat.st_rdev),
+            Some(FileType::Regular) if stat.st_nlink > 1 => {
+                // Fewer groups than entries, of which there are fewer than 2^32.
+                let next = self.groups.len() as u32;
+                node.hard_links = Some(*self.groups.entry((stat.st_dev, stat.st_ino)).or_insert(next));
+            }
+            _ => {}
+        }
+        node
+    }
+}
+
+/// Linux' 32-bit encoding of a device number (spec/rafs-v5.md §6.2); what does not fit is cut off, as there.
+fn encode_rdev(device: u64) -> u32 {
+    rdev_of(major(device), minor(device))
+}
+
+/// Linux' 32-bit encoding of a device number (spec/rafs-v5.md §6.2).
+pub fn rdev_of(major: u64, minor: u64) -> u32 {
+    let encoded = (minor & 0xff) | (major & 0xfff) << 8 | (minor & 0xf_ff00) << 12;
+    // 8 + 12 + 12 bits.
+    encoded as u32
+}
+
+/// The extended attributes to keep of the entry at `path`, which messages call `shown`.
+fn xattrs(path: &Path, shown: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let names = match xattr::list(path) {
+        Ok(names) => names,
+        Err(error) if error.kind() == std::io::ErrorKind::Unsupported => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io("list the extended attributes of", shown)(error)),
+    };
+    let mut pairs = Vec::new();
+    for name in names {
+        if !is_kept(name.as_bytes()) {
+            tracing::debug!("{shown:?}: extended attribute {name:?} is not kept");
+            continue;
+        }
+        let value = xattr::get(path, &name).map_err(Error::io("read the extended attributes of", shown))?;
+        // One that went away in between is not there.
+        pairs.extend(value.map(|value| (name.into_vec(), value)));
+    }
+    Ok(pairs)
+}
+
+/// True if the format has a place for extended attributes of this name.
+pub fn is_kept(name: &[u8]) -> bool {
+    KEPT_XATTRS.iter().any(|kept| match kept.last() {
+        Some(b'.') => name.len() > kept.len() && name.starts_with(kept),
+        _ => name == *kept,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers_have_the_kernels_encoding() {
+        assert_eq!(rdev_of(259, 70000), 0x1111_0370);
+        assert_eq!(rdev_of(1, 5), 0x105);
+    }
+
+    #[test]
+    fn only_what_the_format_names_is_kept() {
+        for kept in ["user.a", "security.capability", "trusted.overlay.opaque", "system.posix_acl_default"] {
+            assert!(is_kept(kept.as_bytes()), "{kept}");
+        }
+        for dropped in ["system.nfs4_acl", "user.", "btrfs.compression", "system.posix_acl_access2"] {
+            assert!(!is_kept(dropped.as_bytes()), "{dropped}");
+        }
+    }
+}

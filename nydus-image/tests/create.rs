@@ -1,0 +1,340 @@
+//! Images are built from the sources of the fixtures, and from random trees, and compared.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use rafs::build::{BlobEntry, Content, ImageOptions, Tree, read_blobs, read_tree, write_bootstrap};
+use rafs::{Bootstrap, OpenOptions};
+use tempfile::TempDir;
+
+/// Runs `nydus-image` with `stdin`.
+fn nydus_image(args: &[&str], stdin: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_nydus-image"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that does not read its input has closed it.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+/// Builds `source` into `out`, and opens the bootstrap.
+fn create(source: &Path, out: &Path, flags: &[&str], stdin: &str) -> (Tree, ImageOptions, Vec<BlobEntry>) {
+    let blobs = out.join("blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    let bootstrap = out.join("bootstrap");
+    let mut args = vec!["create", "-B", bootstrap.to_str().unwrap(), "-D", blobs.to_str().unwrap()];
+    args.extend(flags);
+    args.push(source.to_str().unwrap());
+    let output = nydus_image(&args, stdin);
+    assert!(output.status.success(), "{flags:?}: {}", String::from_utf8_lossy(&output.stderr));
+    open(&bootstrap)
+}
+
+fn open(bootstrap: &Path) -> (Tree, ImageOptions, Vec<BlobEntry>) {
+    let bootstrap = Bootstrap::open(bootstrap, &OpenOptions::default()).unwrap();
+    let (mut tree, options) = read_tree(&bootstrap).unwrap();
+    for node in &mut tree.nodes {
+        node.xattrs.sort();
+    }
+    (tree, options, read_blobs(&bootstrap))
+}
+
+/// The fixture images, and the layers they were built from, with all that only root may set.
+fn fixtures() -> Option<TempDir> {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: owners, devices and trusted attributes of the sources need root");
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let archive = fs::File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/images.tar.zst"));
+    let mut decoder = zstd::Decoder::new(archive.unwrap()).unwrap();
+    decoder.window_log_max(27).unwrap();
+    tar::Archive::new(decoder).unpack(dir.path()).unwrap();
+    // GNU tar restores what the crate does not: nanoseconds.
+    let status = Command::new("tar")
+        .args(["--xattrs", "--xattrs-include=*", "--numeric-owner", "-xpf", "src.tar"])
+        .current_dir(dir.path())
+        .status();
+    match status {
+        Ok(status) if status.success() => Some(dir),
+        other => {
+            eprintln!("SKIPPED: the sources cannot be unpacked with tar: {other:?}");
+            None
+        }
+    }
+}
+
+fn blob_ids(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut ids: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    ids.sort();
+    ids
+}
+
+/// Fixture, flags, standard input.
+const EXACT: [(&str, &[&str], &str); 4] = [
+    ("v5-lz4-sha256", &["-v5", "--compressor=lz4_block", "--digester=sha256", "--chunk-size=0x40000"], ""),
+    (
+        "v5-none-prefetch",
+        &["-v5", "--compressor=none", "--digester=sha256", "--prefetch-policy=fs"],
+        "/lib\n",
+    ),
+    ("v6-none", &["--compressor=none"], ""),
+    ("v6-lz4-4k-sha256", &["--compressor=lz4_block", "--digester=sha256", "--chunk-size=0x1000"], ""),
+];
+
+#[test]
+fn fixtures_without_zstd_are_built_again_byte_for_byte() {
+    let Some(dir) = fixtures() else { return };
+    for (name, flags, stdin) in EXACT {
+        let out = dir.path().join(name);
+        create(&dir.path().join("a"), &out, flags, stdin);
+        let reference = dir.path().join("images").join(name);
+        assert_eq!(blob_ids(&out.join("blobs")), blob_ids(&reference.join("blobs")), "{name}");
+        // The reference's order of extended attributes is random, ours is not.
+        let (tree, options, blobs) = open(&reference.join("bootstrap"));
+        let expected = write_bootstrap(&tree, &blobs, &options).unwrap();
+        assert!(fs::read(out.join("bootstrap")).unwrap() == expected, "{name}: the bootstraps differ");
+    }
+}
+
+/// Forgets what depends on the version of libzstd, and on a random key.
+fn without_stored(mut tree: Tree) -> Tree {
+    for node in &mut tree.nodes {
+        let Content::Regular { chunks, .. } = &mut node.content else { continue };
+        for chunk in chunks {
+            (chunk.stored.compressed_size, chunk.stored.compressed_offset) = (0, 0);
+        }
+    }
+    tree
+}
+
+#[test]
+fn fixtures_with_zstd_are_the_same_but_for_what_the_library_decides() {
+    let Some(dir) = fixtures() else { return };
+    for (name, flags, stdin) in [
+        ("v5-zstd-blake3", &["-v5"][..], ""),
+        ("v6-zstd", &[], ""),
+        ("v6-batch-toc", &["--batch-size=0x40000", "--features=blob-toc"], ""),
+        ("v6-encrypt", &["--encrypt"], ""),
+        ("v6-prefetch", &["--prefetch-policy=fs"], "/lib\n"),
+    ] {
+        let out = dir.path().join(name);
+        let (tree, options, blobs) = create(&dir.path().join("a"), &out, flags, stdin);
+        let (expected, expected_options, expected_blobs) =
+            open(&dir.path().join("images").join(name).join("bootstrap"));
+        assert_eq!(options, expected_options, "{name}");
+        assert!(without_stored(tree).nodes == without_stored(expected).nodes, "{name}: the trees differ");
+        assert_eq!(blobs.len(), 1, "{name}");
+        let (ours, theirs) = (&blobs[0].description, &expected_blobs[0].description);
+        assert_eq!(ours.features, theirs.features, "{name}");
+        assert_eq!(ours.chunk_count, theirs.chunk_count, "{name}");
+        assert_eq!(ours.uncompressed_size, theirs.uncompressed_size, "{name}");
+    }
+}
+
+/// A tree from a seed: text that compresses, noise, duplicates, holes, links.
+fn random_tree(root: &Path, seed: u64) {
+    let mut state = seed;
+    let mut random = move |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let mut directories = vec![root.to_path_buf()];
+    for number in 0..250 {
+        let parent = directories[random(directories.len() as u64) as usize].clone();
+        let path = parent.join(format!("n{number}"));
+        let size = [0, 1, 4096, 5000, 70_000, 300_000][random(6) as usize] as usize;
+        match random(8) {
+            0 => {
+                fs::create_dir(&path).unwrap();
+                directories.push(path);
+            }
+            1 => std::os::unix::fs::symlink(format!("to-{number}"), &path).unwrap(),
+            2 => fs::write(&path, vec![7; size]).unwrap(),
+            3 => fs::File::create(&path).unwrap().set_len(size as u64 * 3).unwrap(),
+            4 => fs::write(&path, (0..size).map(|_| random(256) as u8).collect::<Vec<_>>()).unwrap(),
+            5 => {
+                fs::write(&path, format!("linked {number}")).unwrap();
+                fs::hard_link(&path, parent.join(format!("l{number}"))).unwrap();
+            }
+            _ => fs::write(&path, format!("line {}\n", number % 20).repeat(size / 8)).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn threads_make_no_difference() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    random_tree(&source, 20_261_122);
+    for flags in [&["--chunk-size=0x10000"][..], &["--chunk-size=0x10000", "--batch-size=0x10000"]] {
+        let mut first = None;
+        for run in 0..20 {
+            let out = dir.path().join(format!("out{run}"));
+            let threads = format!("--threads={}", run % 8 + 1);
+            let mut flags = flags.to_vec();
+            flags.push(&threads);
+            create(&source, &out, &flags, "");
+            let built = (blob_ids(&out.join("blobs")), fs::read(out.join("bootstrap")).unwrap());
+            assert!(built.0.len() == 1, "one blob, and nothing left behind");
+            assert!(*first.get_or_insert_with(|| built.clone()) == built, "run {run} {threads}");
+            fs::remove_dir_all(&out).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_done_is_refused_by_name_and_nothing_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    let out = dir.path().join("out");
+    fs::create_dir(&source).unwrap();
+    fs::create_dir(&out).unwrap();
+    fs::write(source.join("file"), "content").unwrap();
+    let (source, out_dir) = (source.to_str().unwrap(), out.to_str().unwrap());
+    for (flags, message) in [
+        (&["--chunk-size=5000"][..], "--chunk-size"),
+        (&["--chunk-size=0x1000", "--batch-size=0x2000"], "--batch-size"),
+        (&["-v5", "--encrypt"], "--encrypt"),
+        (&["-v5", "--features=blob-toc"], "blob-toc"),
+        (&["--aligned-chunk"], "--aligned-chunk"),
+        (&["-t", "targz-ref"], "--type targz-ref: not supported yet"),
+        (&["--config=c"], "--config: not supported yet"),
+    ] {
+        let mut args = vec!["create", "-D", out_dir];
+        args.extend(flags);
+        args.push(source);
+        let output = nydus_image(&args, "");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{flags:?}: {stderr}");
+        assert!(stderr.contains(message), "{flags:?}: {stderr}");
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 0, "{flags:?}");
+    }
+    let missing = nydus_image(&["create", "-D", out_dir, "/does/not/exist"], "");
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("/does/not/exist"));
+    assert_eq!(missing.status.code(), Some(1));
+}
+
+#[test]
+fn layers_are_built_on_their_parents() {
+    let Some(dir) = fixtures() else { return };
+    let mut parent: Option<String> = None;
+    for layer in ["a", "b", "c"] {
+        let out = dir.path().join(format!("layer-{layer}"));
+        let flags: Vec<&str> = match &parent {
+            None => vec!["-v5"],
+            Some(parent) => vec!["-v5", "--parent-bootstrap", parent],
+        };
+        create(&dir.path().join(layer), &out, &flags, "");
+        parent = Some(out.join("bootstrap").to_str().unwrap().to_owned());
+    }
+    let (tree, _, blobs) = open(Path::new(&parent.unwrap()));
+    let (expected, _, expected_blobs) = open(&dir.path().join("images/v5-parent/bootstrap"));
+    assert!(without_stored(tree).nodes == without_stored(expected).nodes, "the trees differ");
+    // The layers above are too small for zstd to make a difference.
+    let ids =
+        |blobs: &[BlobEntry]| blobs[1..].iter().map(|blob| blob.description.id.clone()).collect::<Vec<_>>();
+    assert_eq!(blobs.len(), 3);
+    assert_eq!(ids(&blobs), ids(&expected_blobs));
+}
+
+#[test]
+fn check_tells_of_the_blobs_and_refuses_what_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("file"), "content").unwrap();
+    create(&source, dir.path(), &["--features=blob-toc"], "");
+    let (bootstrap, json) = (dir.path().join("bootstrap"), dir.path().join("json"));
+    let id = blob_ids(&dir.path().join("blobs")).remove(0);
+    let output = nydus_image(&["check", "-J", json.to_str().unwrap(), bootstrap.to_str().unwrap()], "");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success());
+    assert!(
+        stdout.starts_with("RAFS filesystem metadata is valid, referenced data blobs: \n\t 0: "),
+        "{stdout}"
+    );
+    assert!(stdout.contains(&id), "{stdout}");
+    assert!(stdout.ends_with("features: aligned cap_toc chunk-digest tar-header toc\n"), "{stdout}");
+    assert!(fs::read_to_string(&json).unwrap().contains(&format!("\"blobs\":[\"{id}\"]")));
+
+    let mut bytes = fs::read(&bootstrap).unwrap();
+    bytes[1024] ^= 1;
+    fs::write(&bootstrap, bytes).unwrap();
+    assert_eq!(nydus_image(&["check", bootstrap.to_str().unwrap()], "").status.code(), Some(1));
+}
+
+#[test]
+fn a_dictionary_spares_the_blob_and_a_bootstrap_fits_into_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    random_tree(&source, 7);
+    let first = dir.path().join("first");
+    create(&source, &first, &[], "");
+    let dictionary = format!("bootstrap={}", first.join("bootstrap").display());
+    let second = dir.path().join("second");
+    let (_, _, blobs) = create(&source, &second, &["--chunk-dict", &dictionary], "");
+    assert_eq!(blob_ids(&second.join("blobs")), [""; 0], "all chunks are in the dictionary");
+    assert_eq!(blobs[0].description.id.as_str(), blob_ids(&first.join("blobs"))[0]);
+    assert_eq!(fs::read(first.join("bootstrap")).unwrap(), fs::read(second.join("bootstrap")).unwrap());
+
+    let inline = dir.path().join("inline");
+    fs::create_dir(&inline).unwrap();
+    let args = ["create", "--blob-inline-meta", "-D", inline.to_str().unwrap(), source.to_str().unwrap()];
+    assert!(nydus_image(&args, "").status.success());
+    let id = blob_ids(&inline).remove(0);
+    let (tree, _, blobs) = open(&inline.join(&id));
+    assert_eq!(blobs[0].description.id.as_str(), id, "the blob is named by its file");
+    assert!(tree.nodes == open(&first.join("bootstrap")).0.nodes);
+}
+
+#[test]
+fn holes_are_not_read_and_the_result_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    // Reading it would take longer than the test may.
+    fs::File::create(source.join("sparse")).unwrap().set_len(20 << 30).unwrap();
+    let json = dir.path().join("json");
+    create(&source, dir.path(), &["-J", json.to_str().unwrap()], "");
+    let json: serde_json::Value = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    let events = &json["trace"]["registered_events"];
+    assert_eq!(events["dedup_chunks"], (20 << 10) - 1);
+    assert_eq!(events["blob_uncompressed_size"], 1 << 20);
+    assert_eq!(json["blobs"][0], blob_ids(&dir.path().join("blobs"))[0]);
+    assert_eq!((&json["fs_version"], &json["compressor"]), (&"6".into(), &"zstd".into()));
+}
+
+#[test]
+fn inspect_answers_with_one_json_value() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    fs::create_dir_all(source.join("lib")).unwrap();
+    fs::write(source.join("lib/file"), "content").unwrap();
+    fs::write(source.join("other"), "other").unwrap();
+    create(&source, dir.path(), &["-v5", "--prefetch-policy=fs"], "/lib\n/other\n/none\n");
+    let bootstrap = dir.path().join("bootstrap");
+    let ask = |request| {
+        let output = nydus_image(&["inspect", "-R", request, bootstrap.to_str().unwrap()], "");
+        assert!(output.status.success(), "{request}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap().to_string()
+    };
+    assert_eq!(ask("stats"), r#"{"inodes_count":4}"#);
+    assert_eq!(ask("prefetch"), r#"[{"inode":2,"path":["/lib/"]},{"inode":3,"path":["/other"]}]"#);
+    let id = blob_ids(&dir.path().join("blobs")).remove(0);
+    let sizes = r#""compressed_size":12,"decompressed_size":12,"readahead_offset":0,"readahead_size":0"#;
+    assert_eq!(ask("blobs"), format!(r#"[{{"blob_id":"{id}",{sizes}}}]"#));
+    let refused = nydus_image(&["inspect", "-R", "ls", bootstrap.to_str().unwrap()], "");
+    assert_eq!(refused.status.code(), Some(1));
+}
