@@ -173,3 +173,26 @@ fn logs_go_to_the_file_that_was_asked_for() {
         stopped.stderr
     );
 }
+
+#[test]
+fn logs_are_rotated_by_size() {
+    require_mounts!();
+    const LIMIT: u64 = 1 << 20;
+    let scratch = Scratch::new();
+    let daemon = launch(&scratch)
+        .option("--log-file", scratch.path("daemon.log"))
+        .option("--log-rotation-size", "1")
+        .start();
+    // Each request is a line, with its path.
+    let path = format!("/{}", "x".repeat(2000));
+    daemon.wait_for("the log is rotated twice", || {
+        (0..100).for_each(|_| assert_eq!(daemon.api(&path).status, 404));
+        scratch.path("daemon.log.2").exists()
+    });
+    daemon.unmount();
+    let size = |name: &str| std::fs::metadata(scratch.path(name)).unwrap().len();
+    for old in ["daemon.log.1", "daemon.log.2"] {
+        assert!((LIMIT / 2..=LIMIT).contains(&size(old)), "{old}: {} bytes", size(old));
+    }
+    assert!(size("daemon.log") <= LIMIT);
+}

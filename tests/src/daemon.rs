@@ -108,7 +108,6 @@ pub struct Launch {
     environment: Vec<(OsString, OsString)>,
     mountpoint: PathBuf,
     socket: Option<PathBuf>,
-    log_level: &'static str,
 }
 
 impl Launch {
@@ -121,7 +120,6 @@ impl Launch {
             environment: Vec::new(),
             mountpoint: mountpoint.to_owned(),
             socket: None,
-            log_level: "info",
         };
         if program::is_reference() {
             // It exits where it may not raise the limit.
@@ -161,12 +159,6 @@ impl Launch {
         self.option("--apisock", path)
     }
 
-    /// The level of logging; `info` unless set.
-    pub fn log_level(mut self, level: &'static str) -> Self {
-        self.log_level = level;
-        self
-    }
-
     /// Runs the daemon through another command, which ends its own arguments with the daemon's command line.
     pub fn through<T: Into<OsString>>(mut self, command: impl IntoIterator<Item = T>) -> Self {
         self.wrapper = command.into_iter().map(Into::into).collect();
@@ -177,7 +169,7 @@ impl Launch {
     pub fn command(&self) -> Command {
         let words = self.wrapper.iter().cloned().chain([self.program.clone().into_os_string()]);
         let words = words.chain(self.arguments.iter().cloned());
-        let words: Vec<OsString> = words.chain(["--log-level".into(), self.log_level.into()]).collect();
+        let words: Vec<OsString> = words.chain(["--log-level", "info"].map(OsString::from)).collect();
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
