@@ -1,4 +1,4 @@
-//! Tells the program which build it is: commit, compiler, profile, and the time if `SOURCE_DATE_EPOCH` says one.
+//! Tells a program which build it is (`nydusd` and `nydus-image` share this script): commit, compiler, profile, and the time if `SOURCE_DATE_EPOCH` says one.
 //!
 //! The clock is not asked, so that the same sources give the same bytes.
 
@@ -8,7 +8,6 @@ use std::process::Command;
 fn main() {
     println!("cargo::rerun-if-env-changed=SOURCE_DATE_EPOCH");
     println!("cargo::rerun-if-env-changed=NYDUS_GIT_COMMIT");
-    println!("cargo::rerun-if-changed=build.rs");
     // The commit moves with these two files of the repository, if this is one.
     for name in ["HEAD", "logs/HEAD"] {
         if let Some(path) = output("git", &["rev-parse", "--path-format=absolute", "--git-path", name])
@@ -27,7 +26,7 @@ fn main() {
 }
 
 fn set(name: &str, value: Option<String>) {
-    println!("cargo::rustc-env=NYDUSD_{name}={}", value.as_deref().unwrap_or("unknown"));
+    println!("cargo::rustc-env=NYDUS_BUILD_{name}={}", value.as_deref().unwrap_or("unknown"));
 }
 
 /// The first line a command prints, if it succeeds.

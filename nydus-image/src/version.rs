@@ -5,14 +5,14 @@ pub const TEXT: &str = concat!(
     "Version: \tv",
     env!("CARGO_PKG_VERSION"),
     "\nGit Commit: \t",
-    env!("NYDUS_IMAGE_GIT_COMMIT"),
+    env!("NYDUS_BUILD_GIT_COMMIT"),
     "\nBuild Time: \t",
-    env!("NYDUS_IMAGE_BUILD_TIME"),
+    env!("NYDUS_BUILD_BUILD_TIME"),
     "\nProfile: \t",
-    env!("NYDUS_IMAGE_PROFILE"),
+    env!("NYDUS_BUILD_PROFILE"),
     "\nRustc: \t\t",
-    env!("NYDUS_IMAGE_RUSTC"),
+    env!("NYDUS_BUILD_RUSTC"),
 );
 
 /// What the JSON results call the version: `v`, the version of the package, and the commit.
-pub const RESULT: &str = concat!("v", env!("CARGO_PKG_VERSION"), "-", env!("NYDUS_IMAGE_GIT_COMMIT"));
+pub const RESULT: &str = concat!("v", env!("CARGO_PKG_VERSION"), "-", env!("NYDUS_BUILD_GIT_COMMIT"));
