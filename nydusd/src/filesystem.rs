@@ -22,9 +22,6 @@ pub enum Error {
     /// The inode is not a directory.
     #[error("inode {0} is not a directory")]
     NotDirectory(Ino),
-    /// Data was asked of something that has none.
-    #[error("inode {0} is a directory")]
-    IsDirectory(Ino),
     /// The offset is beyond what a file can have.
     #[error("offset {0} is out of range")]
     OutOfRange(u64),

@@ -10,7 +10,6 @@ use crate::filesystem::Error;
 pub(super) fn errno(error: &Error) -> Errno {
     match error {
         Error::NotDirectory(_) => Errno::ENOTDIR,
-        Error::IsDirectory(_) => Errno::EISDIR,
         Error::OutOfRange(_) => Errno::EINVAL,
         Error::Metadata(rafs::Error::NoSuchInode { .. }) => {
             warn!("{error}");

@@ -46,7 +46,6 @@ pub struct FuseOptions {
 /// A filesystem served through FUSE. Dropped, it is unmounted.
 pub struct FuseMount {
     mount: Mount,
-    reads: Arc<Reads>,
     ended: Option<oneshot::Receiver<()>>,
 }
 
@@ -93,7 +92,7 @@ impl FuseMount {
         is_initialised.recv_timeout(INIT_LIMIT).context("the kernel did not start the FUSE session")?;
         // Only now: with the answer to INIT the kernel sets it anew.
         mount.raise_read_ahead();
-        Ok(Self { mount, reads, ended: Some(ended) })
+        Ok(Self { mount, ended: Some(ended) })
     }
 
     /// Resolves when the filesystem was unmounted from outside and the last worker has stopped.
@@ -105,11 +104,6 @@ impl FuseMount {
             }
             None => std::future::pending().await,
         }
-    }
-
-    /// READs that wait for data now.
-    pub fn waiting_reads(&self) -> usize {
-        self.reads.parked.len()
     }
 
     /// Unmounts. Files that are still open end with ENOTCONN once the process is gone.

@@ -89,11 +89,6 @@ impl Parked {
         let parked = self.0.lock().unwrap_or_else(|e| e.into_inner()).remove(&unique);
         parked.is_some_and(|sender| sender.send(()).is_ok())
     }
-
-    /// How many READs wait.
-    pub(super) fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(|e| e.into_inner()).len()
-    }
 }
 
 /// Takes a READ off the list, however its task ends. Before the answer: the number is the kernel's to use again
