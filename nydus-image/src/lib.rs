@@ -10,11 +10,13 @@
 //! [`storage`]. Invariant: an image follows from its source and its options. Number of threads, order of directory
 //! entries and time of day make no difference; where the source changes under the build, the build fails.
 
+pub mod backend;
 pub mod builder;
 pub mod cli;
 pub mod command;
 pub mod dictionary;
 pub mod error;
+pub mod image;
 pub mod layers;
 pub mod logs;
 pub mod output;
@@ -24,6 +26,7 @@ pub mod prefetch;
 pub mod source;
 pub mod store;
 pub mod target;
+pub mod unpack;
 pub mod version;
 
 pub use error::{Error, Result};

@@ -32,7 +32,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Check(args) => command::check::run(&args),
         Command::Inspect(args) => command::inspect::run(&args),
         Command::Stat(_) => Err(Error::Unsupported("stat")),
-        Command::Unpack(_) => Err(Error::Unsupported("unpack")),
+        Command::Unpack(args) => command::unpack::run(&args),
         Command::Export(_) => Err(Error::Unsupported("export")),
         Command::Compact(_) => Err(Error::Unsupported("compact")),
         Command::Optimize(_) => Err(Error::Unsupported("optimize")),

@@ -3,22 +3,26 @@
 //! Usage errors are clap's, exit status 2. What is well said and cannot be done, unsupported functions included,
 //! is refused by name when the command begins, exit status 1, before anything is written.
 
+mod backend;
 mod check;
 mod create;
 mod inspect;
 mod merge;
+mod unpack;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use backend::BackendArgs;
 pub use check::CheckArgs;
 pub use create::{
     CompressorArg, CreateArgs, DigesterArg, Feature, FsVersion, PrefetchPolicy, SourceType, WhiteoutSpec,
 };
 pub use inspect::InspectArgs;
 pub use merge::MergeArgs;
+pub use unpack::UnpackArgs;
 
 use crate::version;
 
@@ -82,9 +86,8 @@ pub enum Command {
     /// Count what images hold and share (not supported yet)
     #[command(disable_help_flag = true)]
     Stat(OtherArgs),
-    /// Make a tar of an image (not supported yet)
-    #[command(disable_help_flag = true)]
-    Unpack(OtherArgs),
+    /// Make a tar of an image
+    Unpack(UnpackArgs),
     /// Make a disk image of an image (not supported yet)
     #[command(disable_help_flag = true)]
     Export(OtherArgs),
