@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod support;
+#[path = "support/tree.rs"]
+mod tree;
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -18,7 +20,8 @@ use rafs::build::{Content, ImageOptions, Node, Tree, write_bootstrap};
 use rafs::{Bootstrap, OpenOptions, Version};
 use storage::backend::localfs::{LocalFs, LocalFsConfig};
 
-use support::{missing, nydus_image, nydus_image_ok, tree};
+use support::{nydus_image, nydus_image_ok};
+use tree::missing;
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()

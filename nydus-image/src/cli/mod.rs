@@ -6,8 +6,10 @@
 mod backend;
 mod check;
 mod create;
+mod export;
 mod inspect;
 mod merge;
+mod stat;
 mod unpack;
 
 use std::ffi::OsString;
@@ -20,8 +22,10 @@ pub use check::CheckArgs;
 pub use create::{
     CompressorArg, CreateArgs, DigesterArg, Feature, FsVersion, PrefetchPolicy, SourceType, WhiteoutSpec,
 };
+pub use export::ExportArgs;
 pub use inspect::InspectArgs;
 pub use merge::MergeArgs;
+pub use stat::StatArgs;
 pub use unpack::UnpackArgs;
 
 use crate::version;
@@ -83,14 +87,12 @@ pub enum Command {
     Check(CheckArgs),
     /// Look into the bootstrap of an image
     Inspect(InspectArgs),
-    /// Count what images hold and share (not supported yet)
-    #[command(disable_help_flag = true)]
-    Stat(OtherArgs),
+    /// Count what images hold and share
+    Stat(StatArgs),
     /// Make a tar of an image
     Unpack(UnpackArgs),
-    /// Make a disk image of an image (not supported yet)
-    #[command(disable_help_flag = true)]
-    Export(OtherArgs),
+    /// Make a disk image of an image
+    Export(ExportArgs),
     /// Rewrite blobs without what nobody uses (not supported yet)
     #[command(disable_help_flag = true)]
     Compact(OtherArgs),

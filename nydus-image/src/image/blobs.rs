@@ -111,9 +111,7 @@ impl Blobs {
                 (key, Unit::single(blob, chunk(stored))?, None)
             }
             None => {
-                let table = ChunkTable::fetch(blob, self.backend.as_ref(), request());
-                let table = metadata.table.get_or_try_init(|| table).await?;
-                let unit = table.unit(blob, index)?;
+                let unit = self.table(blob, metadata).await?.unit(blob, index)?;
                 let first = unit.members.first().map_or(index, |chunk| chunk.index);
                 (
                     Key::Table { blob: blob_index, first },
@@ -148,6 +146,56 @@ impl Blobs {
         let slot = self.recent.lock().unwrap_or_else(PoisonError::into_inner).slot(key, unit);
         let checksum = description.stored.crc32c;
         Ok(Wanted { blob: Arc::clone(blob), slot, member, index, digest, checksum, from, to })
+    }
+
+    /// The chunks of a v6 blob, with offset and size, and `None` at the end.
+    pub(super) async fn chunks(
+        &self,
+        blob_index: usize,
+    ) -> Result<impl Iterator<Item = Result<Option<(Extent, u64, u32)>>> + use<>> {
+        let known = self.bootstrap.blobs().get(blob_index).zip(self.metadata.get(blob_index));
+        let Some((blob, metadata)) = known else {
+            let detail = format!("{blob_index} of {}", self.metadata.len());
+            return Err(storage::Error::Invalid { what: "blob".into(), detail }.into());
+        };
+        // A plain tar has no chunks of its own: any size will do.
+        let step = u64::from(blob.chunk_size).max(4096);
+        let (table, count) = match blob.is_tarfs() {
+            true => (None, blob.uncompressed_size.div_ceil(step)),
+            false => {
+                let table = self.table(blob, metadata).await?.clone();
+                let count = u64::from(table.len());
+                (Some(table), count)
+            }
+        };
+        let (size, blob_index) = (blob.uncompressed_size, blob.index);
+        let chunk = move |number: u64| {
+            let (chunk_index, offset, len) = match &table {
+                // A table has at most 2^24 chunks.
+                Some(table) => {
+                    let chunk = table.chunk(number as u32)?;
+                    (chunk.index, chunk.uncompressed_offset, chunk.uncompressed_size)
+                }
+                // At most the size of a chunk.
+                None => (0, number * step, (size - number * step).min(step) as u32),
+            };
+            let extent = Extent::Chunk {
+                blob_index,
+                chunk_index,
+                uncompressed_offset: offset,
+                uncompressed_size: len,
+                offset: 0,
+                len,
+                record: None,
+            };
+            Ok(Some((extent, offset, len)))
+        };
+        Ok((0..count).map(chunk).chain([Ok(None)]))
+    }
+
+    async fn table<'a>(&self, blob: &BlobDescription, metadata: &'a Metadata) -> Result<&'a ChunkTable> {
+        let table = ChunkTable::fetch(blob, self.backend.as_ref(), request());
+        Ok(metadata.table.get_or_try_init(|| table).await?)
     }
 
     /// The digest of a v6 chunk: what the bootstrap says, else what the blob says; `None` if neither has one.

@@ -111,6 +111,31 @@ impl Image {
         })
     }
 
+    /// All of a blob as it is uncompressed, its chunks where they belong: `len` bytes, with zeros between the chunks
+    /// and behind them. Chunks that this image does not use may have no digest; then they are not checked.
+    pub fn uncompressed(
+        &self,
+        blob_index: usize,
+        len: u64,
+    ) -> Result<impl Iterator<Item = Result<Piece>> + use<>> {
+        let chunks = self.runtime.block_on(self.blobs.chunks(blob_index))?;
+        let mut position = 0;
+        Ok(chunks.flat_map(move |chunk| {
+            let (extent, start, size) = match chunk {
+                Ok(Some((extent, start, size))) => (Some(Ok(Piece::Extent(extent))), start, u64::from(size)),
+                Ok(None) => (None, len, 0),
+                Err(error) => (Some(Err(error)), position, 0),
+            };
+            let gap = start.checked_sub(position).filter(|_| start.saturating_add(size) <= len);
+            let gap = gap.map(|gap| Ok(Piece::Zeros(gap))).unwrap_or_else(|| {
+                let detail = format!("{size} bytes at {start}, expected {position} to {len}");
+                Err(storage::Error::Corrupt { what: format!("chunk of blob {blob_index}"), detail }.into())
+            });
+            position = start.saturating_add(size);
+            [Some(gap), extent].into_iter().flatten()
+        }))
+    }
+
     /// Gives the bytes of all pieces to `sink`, in their order, and ends with the first error.
     pub fn copy(
         &self,

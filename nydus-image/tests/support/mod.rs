@@ -1,6 +1,4 @@
-//! What the tests of commands share: the program, and trees on disk as values.
-
-pub mod tree;
+//! What the tests of commands share: the program.
 
 use std::process::{Command, Output};
 
@@ -18,16 +16,4 @@ pub fn nydus_image_ok(args: &[&str]) -> Output {
     let output = nydus_image(args);
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     output
-}
-
-/// Why a test cannot run here, or `None`.
-pub fn missing() -> Option<&'static str> {
-    if !nix::unistd::geteuid().is_root() {
-        return Some("owners, devices and trusted attributes need root");
-    }
-    let tar = Command::new("tar").arg("--version").output();
-    match tar {
-        Ok(output) if output.stdout.starts_with(b"tar (GNU tar)") => None,
-        _ => Some("GNU tar is not installed"),
-    }
 }

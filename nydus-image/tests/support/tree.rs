@@ -6,11 +6,24 @@ use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nix::fcntl::AT_FDCWD;
 use nix::sys::stat::{Mode, SFlag, UtimensatFlags, makedev, mknod, utimensat};
 use nix::sys::time::TimeSpec;
 use proptest::prelude::*;
+
+/// Why a test cannot run here, or `None`.
+pub fn missing() -> Option<&'static str> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("owners, devices and trusted attributes need root");
+    }
+    let tar = Command::new("tar").arg("--version").output();
+    match tar {
+        Ok(output) if output.stdout.starts_with(b"tar (GNU tar)") => None,
+        _ => Some("GNU tar is not installed"),
+    }
+}
 
 /// What an image keeps of an entry.
 #[derive(Clone, PartialEq, Eq)]
