@@ -16,8 +16,10 @@ use crate::error::{Error, Result};
 
 /// Bytes of a block.
 const BLOCK: usize = 512;
-/// The most bytes of extensions that an entry may have, or the archive for all entries.
+/// The most bytes of extensions that an entry may have.
 const MAX_EXTENSION: u64 = 8 << 20;
+/// The most bytes of those that hold for all entries, each of which looks at them again.
+const MAX_GLOBAL: u64 = 16 << 10;
 
 /// Reads an archive.
 #[derive(Debug)]
@@ -115,10 +117,10 @@ impl<R: Read> Reader<R> {
                 return Err(self.error_at(at, Self::what_is_no_header(block, at)));
             }
             match block.entry_type().as_byte() {
-                b'x' => self.read_extension(block, &mut extensions.pax)?,
+                b'x' => self.read_extension(block, &mut extensions.pax, MAX_EXTENSION)?,
                 b'g' => {
                     let mut global = std::mem::take(&mut self.global);
-                    self.read_extension(block, &mut global)?;
+                    self.read_extension(block, &mut global, MAX_GLOBAL)?;
                     self.global = global;
                     if begin == at {
                         // It belongs to no entry.
@@ -217,11 +219,11 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Reads the data of an extension, and adds it to what is there.
-    fn read_extension(&mut self, block: &Header, data: &mut Vec<u8>) -> Result<()> {
+    /// Reads the data of an extension, and adds it to what is there, up to `most` bytes.
+    fn read_extension(&mut self, block: &Header, data: &mut Vec<u8>, most: u64) -> Result<()> {
         let size = header::size(block).map_err(|fault| self.error(format!("extension header: {fault}")))?;
-        if size.saturating_add(data.len() as u64) > MAX_EXTENSION {
-            return Err(self.error(format!("extension headers of over {MAX_EXTENSION} bytes")));
+        if size.saturating_add(data.len() as u64) > most {
+            return Err(self.error(format!("extension headers of over {most} bytes")));
         }
         let begin = data.len();
         data.resize(begin + size as usize, 0);
@@ -232,7 +234,7 @@ impl<R: Read> Reader<R> {
     /// A long name, which ends with a NUL that is not part of it.
     fn read_long(&mut self, block: &Header) -> Result<Vec<u8>> {
         let mut name = Vec::new();
-        self.read_extension(block, &mut name)?;
+        self.read_extension(block, &mut name, MAX_EXTENSION)?;
         let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
         name.truncate(end);
         Ok(name)
