@@ -38,6 +38,7 @@ pub struct Reader<R> {
     /// Its data, but for what was read.
     segments: VecDeque<Segment>,
     content_position: u64,
+    content_size: u64,
 }
 
 impl<R: Read> Reader<R> {
@@ -54,6 +55,7 @@ impl<R: Read> Reader<R> {
             padding: 0,
             segments: VecDeque::new(),
             content_position: 0,
+            content_size: 0,
         }
     }
 
@@ -136,10 +138,13 @@ impl<R: Read> Reader<R> {
 
     /// The next `len` bytes of the content of the current entry; `None` if they are a hole.
     ///
-    /// The caller does not ask for more than the entry has: that would be an error.
+    /// It is an error to ask for more than the entry has.
     pub fn read_content(&mut self, len: u32) -> Result<Option<Vec<u8>>> {
         let begin = self.content_position;
         let end = begin + u64::from(len);
+        if end > self.content_size {
+            return Err(self.error(format!("{len} bytes asked for at {begin} of {}", self.content_size)));
+        }
         self.content_position = end;
         if self.segments.front().is_none_or(|segment| segment.offset >= end) {
             return Ok(None);
@@ -179,13 +184,13 @@ impl<R: Read> Reader<R> {
             Data::MappedInside => self.read_map_in_data()?,
         };
         self.content_position = 0;
-        self.segments = match &entry.kind {
-            Kind::Regular { size, .. } => {
-                let finished = map.finish(*size, self.stored_left);
-                finished.map_err(|fault| self.error_at(begin, fault))?.into()
-            }
-            _ => VecDeque::new(),
+        self.content_size = match entry.kind {
+            Kind::Regular { size, .. } => size,
+            _ => 0,
         };
+        // What is no file has no data, and the map of nothing.
+        let segments = map.finish(self.content_size, self.stored_left);
+        self.segments = segments.map_err(|fault| self.error_at(begin, fault))?.into();
         entry.header_position = begin;
         entry.data_position = self.position;
         Ok(entry)
@@ -244,7 +249,7 @@ impl<R: Read> Reader<R> {
         let rest = self.stored_left + self.padding;
         self.skip(rest)?;
         self.segments.clear();
-        (self.stored_left, self.padding) = (0, 0);
+        (self.stored_left, self.padding, self.content_size) = (0, 0, 0);
         Ok(())
     }
 

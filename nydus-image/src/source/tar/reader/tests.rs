@@ -201,6 +201,8 @@ fn sparse_files_of_all_kinds_are_the_same_file() {
         assert_eq!(reader.read_content(1000).unwrap(), None, "{dialect}");
         assert_eq!(reader.read_content(3).unwrap().unwrap(), b"abc", "{dialect}");
         assert_eq!(reader.read_content(1045).unwrap(), None, "{dialect}");
+        // Nobody gets more than there is.
+        assert!(reader.read_content(953).is_err(), "{dialect}");
         // What was not read is passed over.
         assert!(reader.next_entry().unwrap().is_none(), "{dialect}");
     }
