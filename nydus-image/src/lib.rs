@@ -12,11 +12,15 @@
 //! [`storage`]. Invariant: an image follows from its source and its options. Number of threads, order of directory
 //! entries and time of day make no difference; where the source changes under the build, the build fails.
 
+pub mod backend;
 pub mod builder;
 pub mod cli;
 pub mod command;
 pub mod dictionary;
 pub mod error;
+pub mod export;
+pub mod image;
+pub mod inspect;
 pub mod layers;
 pub mod logs;
 pub mod merge;
@@ -25,8 +29,12 @@ pub mod overlay;
 pub mod pipeline;
 pub mod prefetch;
 pub mod source;
+pub mod stat;
 pub mod store;
 pub mod target;
+pub mod unpack;
+pub mod verity;
 pub mod version;
+pub mod walk;
 
 pub use error::{Error, Result};
