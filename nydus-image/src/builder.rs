@@ -28,8 +28,8 @@ pub struct Input {
 
 impl Input {
     /// Lists a directory, and lays it over a parent or drops its whiteouts.
-    pub fn directory(args: &CreateArgs, parent: Option<Tree>) -> Result<Self> {
-        let listing = directory::list(&args.source, !args.repeatable)?;
+    pub fn directory(args: &CreateArgs, parent: Option<Tree>, threads: usize) -> Result<Self> {
+        let listing = directory::list(&args.source, !args.repeatable, threads)?;
         let (mut tree, mut files) = (listing.tree, listing.files);
         let entries = tree.nodes.len() - 1;
         match parent {

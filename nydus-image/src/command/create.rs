@@ -51,7 +51,7 @@ pub fn run(args: &CreateArgs) -> Result<()> {
         dictionary.add(&layer.tree, layer.blobs, false);
     }
 
-    let input = trace.timed("build_tree", || Input::directory(args, parent))?;
+    let input = trace.timed("build_tree", || Input::directory(args, parent, plan.threads))?;
     trace.event("load_from_directory", input.entries() as u64);
     let (target, directory) = blob_target(args)?;
     let limits = Limits {
