@@ -21,6 +21,8 @@ pub mod output;
 pub mod overlay;
 pub mod pipeline;
 pub mod prefetch;
+pub mod progress;
+pub mod signals;
 pub mod source;
 pub mod store;
 pub mod target;

@@ -14,10 +14,14 @@ use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
 use crate::error::{Error, Result};
 
 /// Small chunks are written together.
 const BUFFER: usize = 256 << 10;
+/// After so many bytes the disk begins to write them, so that little is left to wait for at the end.
+const WRITE_BACK: u64 = 8 << 20;
 
 /// The temporary files of this process that have not got their names.
 static TEMPORARIES: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
@@ -41,6 +45,9 @@ pub fn remove_temporaries(end: impl FnOnce()) {
 #[derive(Debug)]
 pub struct Target {
     file: BufWriter<File>,
+    /// Bytes written, and those of them that are on their way to the disk.
+    written: u64,
+    sent: u64,
     /// What errors call it.
     path: PathBuf,
     /// What it is called until it is whole. `None`: FIFOs and devices are written to as they are.
@@ -56,11 +63,7 @@ impl Target {
         });
         if is_stream {
             let file = OpenOptions::new().write(true).open(path).map_err(Error::io("open", path))?;
-            return Ok(Self {
-                file: BufWriter::with_capacity(BUFFER, file),
-                path: path.into(),
-                temporary: None,
-            });
+            return Ok(Self::new(file, path, None));
         }
         if path.file_name().is_none() || path.is_dir() {
             return Err(Error::entry(path, "is no name for a file"));
@@ -71,6 +74,11 @@ impl Target {
     /// A file in `directory` that will get a name later.
     pub fn create_in(directory: &Path) -> Result<Self> {
         Self::temporary(directory, &directory.join("BLOB"))
+    }
+
+    fn new(file: File, path: &Path, temporary: Option<PathBuf>) -> Self {
+        let file = BufWriter::with_capacity(BUFFER, file);
+        Self { file, written: 0, sent: 0, path: path.into(), temporary }
     }
 
     fn temporary(directory: &Path, path: &Path) -> Result<Self> {
@@ -88,8 +96,7 @@ impl Target {
             match OpenOptions::new().write(true).create_new(true).open(&temporary) {
                 Ok(file) => {
                     temporaries.insert(temporary.clone());
-                    let file = BufWriter::with_capacity(BUFFER, file);
-                    return Ok(Self { file, path: path.into(), temporary: Some(temporary) });
+                    return Ok(Self::new(file, path, Some(temporary)));
                 }
                 // Left behind by a process that had our number.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -139,6 +146,15 @@ impl Target {
 }
 
 impl Target {
+    /// Has the disk write what was written since the last time, without waiting for it.
+    fn send(&mut self) {
+        let range = |offset| i64::try_from(offset).unwrap_or(i64::MAX);
+        // What memory need not keep is written at once. It is a hint: what it misses is waited for at the end.
+        let (from, len) = (range(self.sent), range(self.written - self.sent));
+        let _ = posix_fadvise(self.file.get_ref(), from, len, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        self.sent = self.written;
+    }
+
     fn failed(&self, error: &io::Error) -> io::Error {
         io::Error::new(error.kind(), format!("cannot write {}: {error}", self.path.display()))
     }
@@ -147,7 +163,12 @@ impl Target {
 /// Errors name the target.
 impl Write for Target {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes).map_err(|error| self.failed(&error))
+        let count = self.file.write(bytes).map_err(|error| self.failed(&error))?;
+        self.written += count as u64;
+        if self.written - self.sent >= WRITE_BACK && self.temporary.is_some() {
+            self.send();
+        }
+        Ok(count)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use rafs::{Bootstrap, OpenOptions, Version};
 use storage::blob::{BlobDescription, BlobFeatures, Compressor};
 
-use crate::cli::CheckArgs;
+use crate::cli::{CheckArgs, GlobalArgs};
 use crate::error::{Error, Result};
 use crate::output::{Output, Trace};
 
@@ -27,7 +27,7 @@ const FEATURES: [(BlobFeatures, &str); 12] = [
 ];
 
 /// Checks all of a bootstrap, the digests of v5's inodes included; blobs are not looked into.
-pub fn run(args: &CheckArgs) -> Result<()> {
+pub fn run(args: &CheckArgs, global: &GlobalArgs) -> Result<()> {
     if args.config.is_some() {
         return Err(Error::Unsupported("--config"));
     }
@@ -46,12 +46,16 @@ pub fn run(args: &CheckArgs) -> Result<()> {
     // The root is no entry of a directory.
     trace.event("load_from_parent_bootstrap", (entries + summary.hard_links).saturating_sub(1));
 
-    let mut text = String::from("RAFS filesystem metadata is valid, referenced data blobs: \n");
-    for blob in bootstrap.blobs() {
-        text += &line(blob);
+    if !global.json {
+        let mut text = String::from("RAFS filesystem metadata is valid, referenced data blobs: \n");
+        for blob in bootstrap.blobs() {
+            text += &line(blob);
+        }
+        io::stdout()
+            .write_all(text.as_bytes())
+            .map_err(Error::io("write to", Path::new("standard output")))?;
     }
-    io::stdout().write_all(text.as_bytes()).map_err(Error::io("write to", Path::new("standard output")))?;
-    if let Some(output) = &args.output_json {
+    if global.json || args.output_json.is_some() {
         let blobs = bootstrap.blobs().iter().map(|blob| blob.id.to_string()).collect();
         let fs_version = match bootstrap.version() {
             Version::V5 => "5",
@@ -63,7 +67,13 @@ pub fn run(args: &CheckArgs) -> Result<()> {
             Compressor::Gzip => "gzip",
             Compressor::Zstd => "zstd",
         };
-        Output::new(path.display().to_string(), blobs, trace, fs_version, compressor).write(output, false)?;
+        let output = Output::new(path.display().to_string(), blobs, trace, fs_version, compressor);
+        if let Some(path) = &args.output_json {
+            output.write(path, false)?;
+        }
+        if global.json {
+            output.print()?;
+        }
     }
     Ok(())
 }
