@@ -172,7 +172,11 @@ impl Write for Target {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush().map_err(|error| self.failed(&error))
+        self.file.flush().map_err(|error| self.failed(&error))?;
+        if self.written > self.sent && self.temporary.is_some() {
+            self.send();
+        }
+        Ok(())
     }
 }
 
