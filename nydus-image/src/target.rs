@@ -140,8 +140,13 @@ impl Target {
     /// Writes a whole file.
     pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
         let mut target = Self::create(path)?;
-        target.write_all(bytes).map_err(Error::io("write", path))?;
+        target.put(bytes)?;
         target.commit()
+    }
+
+    /// Writes a piece, whose error needs nobody to name the target.
+    pub fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(Error::io("write", &self.path))
     }
 }
 

@@ -1,7 +1,7 @@
 //! `create`: from the command line to a finished image.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -280,7 +280,7 @@ fn finish(
                 (None, None) => return Err(Error::Usage("--bootstrap: needed without --blob-dir".into())),
             };
             let mut target = Target::create(&path)?;
-            target.write_all(&bytes).map_err(Error::io("write", &path))?;
+            target.put(&bytes)?;
             Some((target, path))
         }
     };
