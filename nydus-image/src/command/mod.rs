@@ -4,3 +4,4 @@ pub mod check;
 pub mod create;
 pub mod inspect;
 pub mod manual;
+pub mod merge;
