@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::overlay;
 use crate::pipeline::{self, Limits};
 use crate::prefetch::{self, Patterns};
+use crate::progress::{Progress, Watched};
 use crate::source::directory::{self, ListedFile};
 use crate::source::files::{FileToStore, Files};
 use crate::source::tar::{self, Reader, TarFiles, TreeBuilder};
@@ -53,10 +54,10 @@ impl fmt::Debug for Archive {
 }
 
 impl Input {
-    /// Lists a directory, or opens an archive.
-    pub fn open(args: &CreateArgs, parent: Option<Tree>) -> Result<Self> {
+    /// Lists a directory with so many threads, or opens an archive.
+    pub fn open(args: &CreateArgs, parent: Option<Tree>, threads: usize) -> Result<Self> {
         match args.source_type {
-            SourceType::Directory => Self::directory(args, parent),
+            SourceType::Directory => Self::directory(args, parent, threads),
             SourceType::Tar => Self::archive(args, parent, false),
             SourceType::TarGz | SourceType::Estargz => Self::archive(args, parent, true),
             _ => Err(Error::Unsupported("this type of source")),
@@ -64,8 +65,8 @@ impl Input {
     }
 
     /// Lists a directory, and lays it over a parent or drops its whiteouts.
-    fn directory(args: &CreateArgs, parent: Option<Tree>) -> Result<Self> {
-        let listing = directory::list(&args.source, !args.repeatable)?;
+    fn directory(args: &CreateArgs, parent: Option<Tree>, threads: usize) -> Result<Self> {
+        let listing = directory::list(&args.source, !args.repeatable, threads)?;
         let (mut tree, mut files) = (listing.tree, listing.files);
         let entries = tree.nodes.len() - 1;
         match parent {
@@ -160,7 +161,10 @@ fn assemble_directory<W: Write>(
 
     let mut store = Store::new(out, options.clone(), dictionary, prefetched_files)?;
     let jobs = Files::new(&root, &tree, &numbering, options.chunk_size, &files);
-    pipeline::run(jobs, &ChunkEncoder::new(options, dictionary), &mut store, limits)?;
+    let bytes = files.iter().map(|file| file.fingerprint.size).fold(0, u64::saturating_add);
+    let mut watched = Watched { sink: &mut store, progress: Progress::of(Some((bytes, files.len()))) };
+    pipeline::run(jobs, &ChunkEncoder::new(options, dictionary), &mut watched, limits)?;
+    drop(watched);
     let (blob, chunks) = store.finish()?;
     let prefetch = first.iter().filter_map(|position| numbering.order().get(*position).copied()).collect();
     let files = files.into_iter().map(|file| file.node).collect();
@@ -179,7 +183,9 @@ fn assemble_archive<W: Write>(
     let Archive { reader, is_estargz, with_owners, parent, whiteouts } = archive;
     let mut store = Store::new(out, options.clone(), dictionary, 0)?;
     let mut jobs = TarFiles::new(reader, TreeBuilder::new(with_owners), options.chunk_size, is_estargz);
-    pipeline::run(&mut jobs, &ChunkEncoder::new(options, dictionary), &mut store, limits)?;
+    let mut watched = Watched { sink: &mut store, progress: Progress::of(None) };
+    pipeline::run(&mut jobs, &ChunkEncoder::new(options, dictionary), &mut watched, limits)?;
+    drop(watched);
     let (blob, chunks) = store.finish()?;
     let (mut tree, mut files) = jobs.finish();
     // A layer alone keeps its whiteouts: merging asks for them.

@@ -28,6 +28,8 @@ pub mod output;
 pub mod overlay;
 pub mod pipeline;
 pub mod prefetch;
+pub mod progress;
+pub mod signals;
 pub mod source;
 pub mod stat;
 pub mod store;

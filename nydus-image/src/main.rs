@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use nydus_image::cli::{Cli, Command};
-use nydus_image::{Error, Result, command, logs};
+use nydus_image::{Error, Result, command, logs, signals};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -25,11 +25,12 @@ fn run(cli: Cli) -> Result<()> {
         println!("Usage: nydus-image [OPTIONS] <COMMAND>, see nydus-image --help");
         return Ok(());
     };
+    signals::init()?;
     logs::init(cli.global.log_level, cli.global.log_file.as_deref())?;
     match command {
-        Command::Create(args) => command::create::run(&args),
+        Command::Create(args) => command::create::run(&args, &cli.global),
         Command::Merge(args) => command::merge::run(&args),
-        Command::Check(args) => command::check::run(&args),
+        Command::Check(args) => command::check::run(&args, &cli.global),
         Command::Inspect(args) => command::inspect::run(&args),
         Command::Stat(args) => command::stat::run(&args),
         Command::Unpack(args) => command::unpack::run(&args),
@@ -37,5 +38,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Compact(_) => Err(Error::Unsupported("compact")),
         Command::Optimize(_) => Err(Error::Unsupported("optimize")),
         Command::Chunkdict(_) => Err(Error::Unsupported("chunkdict")),
+        Command::Completions { shell } => command::manual::completions(shell),
+        Command::Man { directory } => command::manual::man(&directory),
     }
 }

@@ -1,6 +1,7 @@
 //! The result of a command as JSON (spec/cli.md §2).
 
 use std::collections::BTreeMap;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -81,6 +82,15 @@ impl Output {
         let text = if pretty { serde_json::to_vec_pretty(self) } else { serde_json::to_vec(self) };
         let text = text.map_err(|error| Error::io("write", path)(error.into()))?;
         Target::write(path, &text)
+    }
+
+    /// Prints it on standard output, on one line.
+    pub fn print(&self) -> Result<()> {
+        let mut out = io::stdout().lock();
+        serde_json::to_writer(&mut out, self)
+            .map_err(io::Error::from)
+            .and_then(|()| out.write_all(b"\n"))
+            .map_err(Error::io("write to", Path::new("standard output")))
     }
 }
 

@@ -244,7 +244,7 @@ pub struct CreateArgs {
     /// Attributes of files (not supported yet)
     #[arg(long, value_name = "FILE")]
     pub attributes: Option<PathBuf>,
-    /// Threads that read and compress; 0: as many as there are cores
+    /// Threads in all, 1 does everything in turn; 0: as many as there are cores
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub threads: usize,
 }

@@ -9,7 +9,7 @@ use rafs::build::FileChunks;
 use rafs::{Bootstrap, FileType, OpenOptions, Version};
 use storage::blob::{BlobDescription, BlobFeatures, Compressor};
 
-use crate::cli::CheckArgs;
+use crate::cli::{CheckArgs, GlobalArgs};
 use crate::error::{Error, Result};
 use crate::output::{Output, Trace};
 use crate::walk::{Entry, walk};
@@ -31,7 +31,7 @@ const FEATURES: [(BlobFeatures, &str); 12] = [
 ];
 
 /// Checks all of a bootstrap, the digests of v5's inodes included; blobs are not looked into.
-pub fn run(args: &CheckArgs) -> Result<()> {
+pub fn run(args: &CheckArgs, global: &GlobalArgs) -> Result<()> {
     let path = args.bootstrap.path();
     let options =
         OpenOptions { verify_inodes: true, extract_dir: args.blob_dir.clone(), ..OpenOptions::default() };
@@ -44,15 +44,17 @@ pub fn run(args: &CheckArgs) -> Result<()> {
     // The root is no entry of a directory.
     trace.event("load_from_parent_bootstrap", (entries + summary.hard_links).saturating_sub(1));
 
-    if args.verbose {
+    if args.verbose && !global.json {
         list(&bootstrap)?;
     }
-    let mut text = String::from("RAFS filesystem metadata is valid, referenced data blobs: \n");
-    for blob in bootstrap.blobs() {
-        text += &line(blob);
+    if !global.json {
+        let mut text = String::from("RAFS filesystem metadata is valid, referenced data blobs: \n");
+        for blob in bootstrap.blobs() {
+            text += &line(blob);
+        }
+        super::print(&text)?;
     }
-    super::print(&text)?;
-    if let Some(output) = &args.output_json {
+    if global.json || args.output_json.is_some() {
         let blobs = bootstrap.blobs().iter().map(|blob| blob.id.to_string()).collect();
         let fs_version = match bootstrap.version() {
             Version::V5 => "5",
@@ -64,7 +66,13 @@ pub fn run(args: &CheckArgs) -> Result<()> {
             Compressor::Gzip => "gzip",
             Compressor::Zstd => "zstd",
         };
-        Output::new(path.display().to_string(), blobs, trace, fs_version, compressor).write(output, false)?;
+        let output = Output::new(path.display().to_string(), blobs, trace, fs_version, compressor);
+        if let Some(path) = &args.output_json {
+            output.write(path, false)?;
+        }
+        if global.json {
+            output.print()?;
+        }
     }
     Ok(())
 }

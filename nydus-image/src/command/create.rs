@@ -1,7 +1,7 @@
 //! `create`: from the command line to a finished image.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use storage::blob::{BlobDescription, BlobId, Cipher};
 use storage::digest::Digester;
 
 use crate::builder::{self, Assembled, Input};
-use crate::cli::{CreateArgs, Feature, FsVersion, PrefetchPolicy, SourceType};
+use crate::cli::{CreateArgs, Feature, FsVersion, GlobalArgs, PrefetchPolicy, SourceType};
 use crate::dictionary::Dictionary;
 use crate::error::{Error, Result};
 use crate::layers::{self, Layer};
@@ -28,7 +28,7 @@ const IN_FLIGHT: u64 = 32 << 20;
 const CHUNK_SIZE: u64 = 1 << 20;
 
 /// Builds an image, and says what was built.
-pub fn run(args: &CreateArgs) -> Result<()> {
+pub fn run(args: &CreateArgs, global: &GlobalArgs) -> Result<()> {
     let started = Instant::now();
     let mut trace = Trace::default();
     let plan = Plan::of(args)?;
@@ -51,7 +51,7 @@ pub fn run(args: &CreateArgs) -> Result<()> {
         dictionary.add(&layer.tree, layer.blobs, false);
     }
 
-    let input = trace.timed("build_tree", || Input::open(args, parent))?;
+    let input = trace.timed("build_tree", || Input::open(args, parent, plan.threads))?;
     if let Some(entries) = input.entries() {
         trace.event("load_from_directory", entries as u64);
     }
@@ -84,12 +84,12 @@ pub fn run(args: &CreateArgs) -> Result<()> {
         built.blob_size,
         built.blobs,
     );
+    let bootstrap = built.bootstrap.map_or_else(String::new, |path| path.display().to_string());
+    let output = Output::new(bootstrap, built.blobs, trace, args.fs_version.name(), args.compressor.name());
     if let Some(path) = &args.output_json {
-        let bootstrap = built.bootstrap.map_or_else(String::new, |path| path.display().to_string());
-        Output::new(bootstrap, built.blobs, trace, args.fs_version.name(), args.compressor.name())
-            .write(path, true)?;
+        output.write(path, true)?;
     }
-    Ok(())
+    if global.json { output.print() } else { Ok(()) }
 }
 
 /// What the command line asks for, checked.
@@ -276,7 +276,7 @@ fn finish(
                 (None, None) => return Err(Error::Usage("--bootstrap: needed without --blob-dir".into())),
             };
             let mut target = Target::create(&path)?;
-            target.write_all(&bytes).map_err(Error::io("write", &path))?;
+            target.put(&bytes)?;
             Some((target, path))
         }
     };

@@ -4,6 +4,7 @@ pub mod check;
 pub mod create;
 pub mod export;
 pub mod inspect;
+pub mod manual;
 pub mod merge;
 pub mod stat;
 pub mod unpack;
