@@ -12,19 +12,25 @@
 
 pub mod backend;
 pub mod builder;
+pub mod chunkdict;
+pub mod cipher;
 pub mod cli;
 pub mod command;
+pub mod compact;
 pub mod dictionary;
 pub mod error;
 pub mod image;
 pub mod layers;
 pub mod logs;
+pub mod optimize;
 pub mod output;
 pub mod overlay;
 pub mod pipeline;
 pub mod prefetch;
+pub mod repack;
 pub mod source;
 pub mod store;
+pub mod stored;
 pub mod target;
 pub mod unpack;
 pub mod version;

@@ -34,8 +34,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Stat(_) => Err(Error::Unsupported("stat")),
         Command::Unpack(args) => command::unpack::run(&args),
         Command::Export(_) => Err(Error::Unsupported("export")),
-        Command::Compact(_) => Err(Error::Unsupported("compact")),
-        Command::Optimize(_) => Err(Error::Unsupported("optimize")),
-        Command::Chunkdict(_) => Err(Error::Unsupported("chunkdict")),
+        Command::Compact(args) => command::compact::run(&args),
+        Command::Optimize(args) => command::optimize::run(&args),
+        Command::Chunkdict(args) => command::chunkdict::run(&args),
     }
 }

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rafs::Version;
 use serde::Serialize;
 use serde_json::{Value, json};
+use storage::blob::Compressor;
 
 use crate::error::{Error, Result};
 use crate::target::Target;
@@ -58,6 +60,24 @@ impl Output {
         let text = if pretty { serde_json::to_vec_pretty(self) } else { serde_json::to_vec(self) };
         let text = text.map_err(|error| Error::io("write", path)(error.into()))?;
         Target::write(path, &text)
+    }
+}
+
+/// What results call a version of the format.
+pub fn version_name(version: Version) -> &'static str {
+    match version {
+        Version::V5 => "5",
+        Version::V6 => "6",
+    }
+}
+
+/// What results call a compressor.
+pub fn compressor_name(compressor: Compressor) -> &'static str {
+    match compressor {
+        Compressor::None => "none",
+        Compressor::Lz4Block => "lz4_block",
+        Compressor::Gzip => "gzip",
+        Compressor::Zstd => "zstd",
     }
 }
 

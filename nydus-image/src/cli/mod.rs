@@ -5,9 +5,12 @@
 
 mod backend;
 mod check;
+mod chunkdict;
+mod compact;
 mod create;
 mod inspect;
 mod merge;
+mod optimize;
 mod unpack;
 
 use std::ffi::OsString;
@@ -17,11 +20,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use backend::BackendArgs;
 pub use check::CheckArgs;
+pub use chunkdict::{ChunkdictArgs, ChunkdictCommand, GenerateArgs};
+pub use compact::CompactArgs;
 pub use create::{
     CompressorArg, CreateArgs, DigesterArg, Feature, FsVersion, PrefetchPolicy, SourceType, WhiteoutSpec,
 };
 pub use inspect::InspectArgs;
 pub use merge::MergeArgs;
+pub use optimize::OptimizeArgs;
 pub use unpack::UnpackArgs;
 
 use crate::version;
@@ -91,15 +97,12 @@ pub enum Command {
     /// Make a disk image of an image (not supported yet)
     #[command(disable_help_flag = true)]
     Export(OtherArgs),
-    /// Rewrite blobs without what nobody uses (not supported yet)
-    #[command(disable_help_flag = true)]
-    Compact(OtherArgs),
-    /// Put files to be prefetched into a blob of their own (not supported yet)
-    #[command(disable_help_flag = true)]
-    Optimize(OtherArgs),
-    /// Chunk dictionaries of many images (not supported yet)
-    #[command(disable_help_flag = true)]
-    Chunkdict(OtherArgs),
+    /// Rewrite blobs of which little is used, and merge small ones
+    Compact(CompactArgs),
+    /// Copy what is to be fetched first into a blob of its own
+    Optimize(OptimizeArgs),
+    /// Make chunk dictionaries of images
+    Chunkdict(ChunkdictArgs),
 }
 
 /// The arguments of a command that does not exist yet.

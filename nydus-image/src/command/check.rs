@@ -3,12 +3,12 @@
 use std::io::{self, Write as _};
 use std::path::Path;
 
-use rafs::{Bootstrap, OpenOptions, Version};
-use storage::blob::{BlobDescription, BlobFeatures, Compressor};
+use rafs::{Bootstrap, OpenOptions};
+use storage::blob::{BlobDescription, BlobFeatures};
 
 use crate::cli::CheckArgs;
 use crate::error::{Error, Result};
-use crate::output::{Output, Trace};
+use crate::output::{Output, Trace, compressor_name, version_name};
 
 /// The names of features, in the order in which they are shown.
 const FEATURES: [(BlobFeatures, &str); 12] = [
@@ -53,16 +53,8 @@ pub fn run(args: &CheckArgs) -> Result<()> {
     io::stdout().write_all(text.as_bytes()).map_err(Error::io("write to", Path::new("standard output")))?;
     if let Some(output) = &args.output_json {
         let blobs = bootstrap.blobs().iter().map(|blob| blob.id.to_string()).collect();
-        let fs_version = match bootstrap.version() {
-            Version::V5 => "5",
-            Version::V6 => "6",
-        };
-        let compressor = match bootstrap.compressor() {
-            Compressor::None => "none",
-            Compressor::Lz4Block => "lz4_block",
-            Compressor::Gzip => "gzip",
-            Compressor::Zstd => "zstd",
-        };
+        let fs_version = version_name(bootstrap.version());
+        let compressor = compressor_name(bootstrap.compressor());
         Output::new(path.display().to_string(), blobs, trace, fs_version, compressor).write(output, false)?;
     }
     Ok(())

@@ -1,17 +1,17 @@
 //! `create`: from the command line to a finished image.
 
-use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rafs::Version;
 use rafs::build::{BlobEntry, ImageOptions, OWN_BLOB_ID, Tree, write_bootstrap};
 use storage::blob::writer::BlobOptions;
-use storage::blob::{BlobDescription, BlobId, Cipher};
+use storage::blob::{BlobDescription, BlobId};
 use storage::digest::Digester;
 
 use crate::builder::{self, Assembled, Input};
+use crate::cipher;
 use crate::cli::{CreateArgs, Feature, FsVersion, PrefetchPolicy, SourceType};
 use crate::dictionary::Dictionary;
 use crate::error::{Error, Result};
@@ -47,7 +47,7 @@ pub fn run(args: &CreateArgs) -> Result<()> {
     if let Some(argument) = &args.chunk_dict {
         let path = layers::dictionary_path(argument);
         let layer = trace.timed("load_chunk_dict", || Layer::load(&path))?;
-        layers::check_same(&path, &plan.image, &layer.options)?;
+        layers::check_chunks(&path, &plan.image, &layer.options)?;
         dictionary.add(&layer.tree, layer.blobs, false);
     }
 
@@ -148,7 +148,7 @@ impl Plan {
         blob.toc = args.features.contains(&Feature::BlobToc);
         blob.inline_bootstrap = args.blob_inline_meta;
         blob.batch_size = batch_size;
-        blob.cipher = if args.encrypt { Some(random_cipher()?) } else { None };
+        blob.cipher = if args.encrypt { Some(cipher::random()?) } else { None };
         blob.check()?;
         let version = match args.fs_version {
             FsVersion::V5 => Version::V5,
@@ -187,17 +187,6 @@ fn refuse_unsupported(args: &CreateArgs) -> Result<()> {
     ];
     let option = options.into_iter().find_map(|(given, name)| given.then_some(name));
     source.or(option).map_or(Ok(()), |name| Err(Error::Unsupported(name)))
-}
-
-fn random_cipher() -> Result<Cipher> {
-    let source = Path::new("/dev/urandom");
-    let mut bytes = [0; 48];
-    File::open(source).and_then(|mut file| file.read_exact(&mut bytes)).map_err(Error::io("read", source))?;
-    let mut cipher = Cipher { key: [0; 32], iv: [0; 16] };
-    let (key, iv) = bytes.split_at(32);
-    cipher.key.copy_from_slice(key);
-    cipher.iv.copy_from_slice(iv);
-    Ok(cipher)
 }
 
 /// Opens the file that the blob goes to; the directory, if the id is to be its name.

@@ -1,8 +1,11 @@
 //! The commands, one file each.
 
 pub mod check;
+pub mod chunkdict;
+pub mod compact;
 pub mod create;
 pub mod inspect;
+pub mod optimize;
 pub mod unpack;
 
 /// So many threads as were asked for; 0 asks for one a core.
