@@ -19,6 +19,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use crate::cli;
 use crate::error::{Error, Result};
+use crate::progress;
 
 /// Begins to write log lines. To be called once.
 pub fn init(level: cli::Level, file: Option<&Path>) -> Result<()> {
@@ -31,7 +32,7 @@ pub fn init(level: cli::Level, file: Option<&Path>) -> Result<()> {
     };
     let builder = tracing_subscriber::fmt().with_max_level(level).event_format(Line);
     match file {
-        None => builder.with_writer(std::io::stderr).init(),
+        None => builder.with_writer(|| progress::Stderr).init(),
         Some(path) => {
             let mut options = OpenOptions::new();
             let file = options.append(true).create(true).open(path).map_err(Error::io("open", path))?;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use nydus_image::cli::{Cli, Command};
-use nydus_image::{Error, Result, command, logs};
+use nydus_image::{Error, Result, command, logs, signals};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -25,17 +25,20 @@ fn run(cli: Cli) -> Result<()> {
         println!("Usage: nydus-image [OPTIONS] <COMMAND>, see nydus-image --help");
         return Ok(());
     };
+    signals::init()?;
     logs::init(cli.global.log_level, cli.global.log_file.as_deref())?;
     match command {
-        Command::Create(args) => command::create::run(&args),
+        Command::Create(args) => command::create::run(&args, &cli.global),
         Command::Merge(_) => Err(Error::Unsupported("merge")),
-        Command::Check(args) => command::check::run(&args),
+        Command::Check(args) => command::check::run(&args, &cli.global),
         Command::Inspect(args) => command::inspect::run(&args),
         Command::Stat(_) => Err(Error::Unsupported("stat")),
         Command::Unpack(args) => command::unpack::run(&args),
         Command::Export(_) => Err(Error::Unsupported("export")),
-        Command::Compact(args) => command::compact::run(&args),
-        Command::Optimize(args) => command::optimize::run(&args),
-        Command::Chunkdict(args) => command::chunkdict::run(&args),
+        Command::Compact(args) => command::compact::run(&args, &cli.global),
+        Command::Optimize(args) => command::optimize::run(&args, &cli.global),
+        Command::Chunkdict(args) => command::chunkdict::run(&args, &cli.global),
+        Command::Completions { shell } => command::manual::completions(shell),
+        Command::Man { directory } => command::manual::man(&directory),
     }
 }

@@ -1,6 +1,7 @@
 //! The result of a command as JSON (spec/cli.md §2).
 
 use std::collections::BTreeMap;
+use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,23 @@ impl Output {
         let text = if pretty { serde_json::to_vec_pretty(self) } else { serde_json::to_vec(self) };
         let text = text.map_err(|error| Error::io("write", path)(error.into()))?;
         Target::write(path, &text)
+    }
+
+    /// Writes it to a file on many lines, and prints it, as far as either is wanted.
+    pub fn deliver(&self, file: Option<&Path>, print: bool) -> Result<()> {
+        if let Some(path) = file {
+            self.write(path, true)?;
+        }
+        if print { self.print() } else { Ok(()) }
+    }
+
+    /// Prints it on standard output, on one line.
+    pub fn print(&self) -> Result<()> {
+        let mut out = io::stdout().lock();
+        serde_json::to_writer(&mut out, self)
+            .map_err(io::Error::from)
+            .and_then(|()| out.write_all(b"\n"))
+            .map_err(Error::io("write to", Path::new("standard output")))
     }
 }
 

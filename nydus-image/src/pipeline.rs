@@ -1,16 +1,20 @@
-//! Chunks on their way from the source to the blob: one dispenser, many workers, one writer.
+//! Chunks on their way from the source to the blob, on as many threads as were asked for, the calling one included.
 //!
 //! ```text
-//!   Jobs::next ──▶ N workers: read, digest, encode ──▶ in the order of the jobs ──▶ Sink::store
-//!   (one at a time)      (in any order)                    (the calling thread)
+//!   Jobs::next ──▶ a lot of jobs ──▶ read, digest, encode ──▶ in the order of the jobs ──▶ Sink::store
+//!   (one thread at a time)       (any thread, in any order)       (the calling thread) ◀──▶ tasks (any thread)
 //! ```
 //!
+//! Threads take jobs in lots, so that small chunks do not pay for a hand-over each. The calling thread stores what is
+//! next in order, and where that is not there yet it works as the others do; so one thread alone does everything in
+//! turn, without waiting for anybody. What storing brings up, and is worth another thread, is a [`Task`].
+//!
 //! Invariants: `store` sees every chunk once, in the order in which [`Jobs`] gave them, so the result does not
-//! depend on the number of workers. What lies between dispenser and writer is at most [`Limits::bytes`] of source
-//! data, or one chunk. The first error, in the same order, ends the run and is the one that is reported; a
-//! worker that panics ends it too.
+//! depend on the number of threads. What lies between source and blob is at most [`Limits::bytes`] of source
+//! data, or one lot, and as much again in the sink. The first error, in the same order, ends the run and is the one that
+//! is reported; a thread that panics ends it too.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use storage::digest::Digest;
@@ -20,6 +24,8 @@ use crate::source::content::SourceFile;
 
 /// What the least chunk counts as; bounds the number of chunks on their way.
 const MIN_COST: u64 = 4096;
+/// A lot is full when it has so many bytes, with the last chunk more: below a millisecond's work.
+const LOT_BYTES: u64 = 256 << 10;
 
 /// One chunk of a file, to be stored.
 #[derive(Debug)]
@@ -41,7 +47,7 @@ pub struct Job {
 pub enum Content {
     /// Here it is.
     Bytes(Vec<u8>),
-    /// To be read by a worker, at this offset.
+    /// To be read, at this offset.
     File(std::sync::Arc<SourceFile>, u64),
     /// A hole.
     Zeros,
@@ -53,6 +59,12 @@ pub trait Jobs: Send {
     fn next(&mut self) -> Result<Option<Job>>;
 }
 
+impl<J: Jobs> Jobs for &mut J {
+    fn next(&mut self) -> Result<Option<Job>> {
+        J::next(self)
+    }
+}
+
 /// Digests and encodes, on any thread.
 pub trait Encoder: Sync {
     /// What is stored.
@@ -60,16 +72,35 @@ pub trait Encoder: Sync {
     /// The digest of a chunk.
     fn digest(&self, data: &[u8]) -> Digest;
     /// Makes what is stored of a chunk. The bool says whether the file has no other chunk.
-    fn encode(&self, digest: Digest, data: Vec<u8>, is_whole_file: bool) -> Result<Self::Encoded>;
+    fn encode(&self, digest: Digest, data: &[u8], is_whole_file: bool) -> Result<Self::Encoded>;
     /// True if a chunk need never be stored, because another image has it.
     fn is_known(&self, digest: &Digest, len: u32) -> bool;
 }
+
+/// Work for any thread.
+pub type Task = Box<dyn FnOnce() + Send>;
 
 /// Takes the chunks in order.
 pub trait Sink<T> {
     /// Stores a chunk, or notes that it is there: `encoded` is `None` only for chunks whose digest came before, or
     /// that [`Encoder::is_known`].
     fn store(&mut self, chunk: Chunk, encoded: Option<T>) -> Result<()>;
+
+    /// The next piece of work that storing has brought up. Asked after each chunk until there is none.
+    fn task(&mut self) -> Option<Task> {
+        None
+    }
+
+    /// Goes on with what waited for tasks; called after some have ended.
+    fn settle(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Bytes that wait for tasks. No chunk is stored while they are more than the limit, and the run does not end
+    /// while there are any.
+    fn backlog(&self) -> u64 {
+        0
+    }
 }
 
 /// A chunk that was read.
@@ -88,9 +119,9 @@ pub struct Chunk {
 /// How much is done at the same time.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Workers; at least 1.
+    /// Threads, with the calling one; at least 1.
     pub threads: usize,
-    /// Bytes of source data between dispenser and writer.
+    /// Bytes of source data between source and sink.
     pub bytes: u64,
     /// The largest chunk.
     pub chunk_size: u32,
@@ -104,37 +135,45 @@ where
     S: Sink<E::Encoded>,
 {
     let shared = Shared {
-        dispenser: Mutex::new(Dispenser { jobs, next: 0, ended: false }),
-        state: Mutex::new(State { done: BTreeMap::new(), in_flight: 0, total: None, cancelled: false }),
+        dispenser: Mutex::new(Dispenser { jobs, lots: 0, chunks: 0 }),
+        state: Mutex::new(State {
+            done: BTreeMap::new(),
+            tasks: VecDeque::new(),
+            ended_tasks: 0,
+            in_flight: 0,
+            total: None,
+            is_dry: false,
+            cancelled: false,
+            storer_waits: false,
+            idle: 0,
+        }),
         changed: Condvar::new(),
-        room: Condvar::new(),
+        work: Condvar::new(),
         claims: Mutex::new(HashMap::new()),
         zeros: OnceLock::new(),
         encoder,
         limits,
     };
     std::thread::scope(|scope| {
-        for number in 0..limits.threads.max(1) {
+        // Whatever ends this thread, an error or a panic or that all is done, ends the others.
+        let _cancel = CancelOnDrop(&shared);
+        for number in 1..limits.threads {
             let builder = std::thread::Builder::new().name(format!("chunks-{number}"));
             let shared = &shared;
-            if let Err(source) = builder.spawn_scoped(scope, move || shared.work()) {
-                shared.cancel();
-                return Err(Error::Threads { source });
-            }
+            builder.spawn_scoped(scope, move || shared.help()).map_err(|source| Error::Threads { source })?;
         }
-        // Whatever ends the writer, a panic included, must end the workers.
-        let _cancel = CancelOnDrop(&shared);
-        shared.write(sink)
+        shared.store_all(sink)
     })
 }
 
 struct Shared<'a, J, E: Encoder> {
+    /// Locked before `state`, where both are.
     dispenser: Mutex<Dispenser<J>>,
     state: Mutex<State<E::Encoded>>,
-    /// The writer waits here.
+    /// The calling thread waits here.
     changed: Condvar,
-    /// The worker that holds the dispenser waits here.
-    room: Condvar,
+    /// The others wait here, for room or tasks.
+    work: Condvar,
     /// Who encodes a chunk: the earliest job that is known to have its digest.
     claims: Mutex<HashMap<Digest, u64>>,
     /// Digest of a chunk of zeros of the full size.
@@ -145,120 +184,288 @@ struct Shared<'a, J, E: Encoder> {
 
 struct Dispenser<J> {
     jobs: J,
-    /// The number of the next job.
-    next: u64,
-    ended: bool,
+    /// How many lots and chunks were given out.
+    lots: u64,
+    chunks: u64,
+}
+
+/// Some jobs in a row.
+struct Lot {
+    number: u64,
+    /// The number of the first job.
+    first: u64,
+    jobs: Vec<Job>,
+    /// Why there are no more.
+    error: Option<Error>,
+    cost: u64,
+}
+
+/// What became of a lot.
+struct DoneLot<T> {
+    chunks: Vec<(Chunk, Option<T>)>,
+    /// What happened behind them.
+    error: Option<Error>,
+    cost: u64,
 }
 
 struct State<T> {
-    /// What came out of the workers and waits for its turn.
-    done: BTreeMap<u64, Done<T>>,
-    /// Sum of the costs of what was dispensed and not yet stored.
+    /// What waits for its turn to be stored.
+    done: BTreeMap<u64, DoneLot<T>>,
+    tasks: VecDeque<Task>,
+    /// How many were run.
+    ended_tasks: u64,
+    /// Sum of the costs of what was given out and not yet stored.
     in_flight: u64,
-    /// How many jobs there are, once it is known.
+    /// How many lots there are, once it is known.
     total: Option<u64>,
+    /// Nothing more is to be given out.
+    is_dry: bool,
     cancelled: bool,
+    /// The calling thread waits.
+    storer_waits: bool,
+    /// So many others wait.
+    idle: usize,
 }
-
-type Done<T> = Result<(Chunk, Option<T>, u64)>;
 
 /// The data behind a mutex. A thread that panicked with one of ours held has cancelled the run.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What the calling thread does next.
+enum Turn<T> {
+    Store(DoneLot<T>),
+    Run(Task),
+    Settle,
+    Work,
+    End,
+}
+
 impl<J: Jobs, E: Encoder> Shared<'_, J, E> {
     fn cancel(&self) {
         lock(&self.state).cancelled = true;
         self.changed.notify_all();
-        self.room.notify_all();
+        self.work.notify_all();
     }
 
-    /// One worker.
-    fn work(&self) {
-        let guard = CancelOnDrop(self);
-        while let Some((number, job)) = self.dispense() {
-            let done = job.and_then(|(job, cost)| {
-                let (chunk, encoded) = self.process(number, job)?;
-                Ok((chunk, encoded, cost))
-            });
-            let failed = done.is_err();
-            lock(&self.state).done.insert(number, done);
-            self.changed.notify_one();
-            if failed {
-                // Earlier jobs may be with other workers, and fail too: the writer decides.
-                lock(&self.dispenser).ended = true;
+    /// The calling thread: stores in order, and works while there is nothing to store.
+    fn store_all<S: Sink<E::Encoded>>(&self, sink: &mut S) -> Result<()> {
+        let mut scratch = Vec::new();
+        let (mut next, mut settled) = (0, 0);
+        loop {
+            match self.turn(next, settled, sink.backlog())? {
+                Turn::Store(lot) => {
+                    for (chunk, encoded) in lot.chunks {
+                        sink.store(chunk, encoded)?;
+                        while let Some(task) = sink.task() {
+                            self.add_task(task);
+                        }
+                    }
+                    if let Some(error) = lot.error {
+                        return Err(error);
+                    }
+                    next += 1;
+                    let mut state = lock(&self.state);
+                    state.in_flight -= lot.cost;
+                    if state.idle > 0 && !state.is_dry {
+                        self.work.notify_one();
+                    }
+                }
+                Turn::Run(task) => self.run_task(task),
+                Turn::Settle => {
+                    settled = lock(&self.state).ended_tasks;
+                    sink.settle()?;
+                }
+                Turn::Work => {
+                    if let Some(lot) = self.dispense() {
+                        self.process(lot, &mut scratch);
+                    }
+                }
+                Turn::End => return Ok(()),
             }
         }
-        // A worker that has nothing left to do ends nobody else's work.
+    }
+
+    /// What is to be done now that lot `next` is to be stored, with so many tasks settled and bytes waiting.
+    fn turn(&self, next: u64, settled: u64, backlog: u64) -> Result<Turn<E::Encoded>> {
+        let mut state = lock(&self.state);
+        loop {
+            if state.cancelled {
+                return Err(Error::Cancelled);
+            }
+            if state.ended_tasks != settled {
+                return Ok(Turn::Settle);
+            }
+            if backlog <= self.limits.bytes
+                && let Some(lot) = state.done.remove(&next)
+            {
+                return Ok(Turn::Store(lot));
+            }
+            if let Some(task) = state.tasks.pop_front() {
+                return Ok(Turn::Run(task));
+            }
+            if state.total == Some(next) && backlog == 0 {
+                return Ok(Turn::End);
+            }
+            if self.has_room(&state) {
+                return Ok(Turn::Work);
+            }
+            state.storer_waits = true;
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.storer_waits = false;
+        }
+    }
+
+    /// Every other thread.
+    fn help(&self) {
+        // Not only an error: a panic must not leave the others waiting.
+        let guard = CancelOnDrop(self);
+        let mut scratch = Vec::new();
+        let mut state = lock(&self.state);
+        while !state.cancelled {
+            if let Some(task) = state.tasks.pop_front() {
+                drop(state);
+                self.run_task(task);
+                state = lock(&self.state);
+            } else if self.has_room(&state) {
+                drop(state);
+                if let Some(lot) = self.dispense() {
+                    self.process(lot, &mut scratch);
+                }
+                state = lock(&self.state);
+            } else {
+                state.idle += 1;
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.idle -= 1;
+            }
+        }
+        drop(state);
         std::mem::forget(guard);
     }
 
-    /// The next job and what it costs, or `None` if there is none.
-    fn dispense(&self) -> Option<(u64, Result<(Job, u64)>)> {
-        let mut dispenser = lock(&self.dispenser);
-        if dispenser.ended {
-            return None;
-        }
-        // Room is taken in the order of the jobs, so the writer never waits for one that waits for room.
-        let most = u64::from(self.limits.chunk_size).max(MIN_COST);
+    fn add_task(&self, task: Task) {
         let mut state = lock(&self.state);
-        while !state.cancelled && state.in_flight > 0 && state.in_flight + most > self.limits.bytes {
-            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        if state.cancelled {
-            return None;
-        }
-        state.in_flight += most;
-        drop(state);
-
-        let number = dispenser.next;
-        let job = dispenser.jobs.next();
-        let cost = match &job {
-            Ok(Some(Job { content: Content::Zeros, .. })) => MIN_COST,
-            Ok(Some(job)) => u64::from(job.len).max(MIN_COST),
-            _ => 0,
-        };
-        let mut state = lock(&self.state);
-        state.in_flight -= most - cost.min(most);
-        match job {
-            Ok(Some(job)) => {
-                dispenser.next += 1;
-                Some((number, Ok((job, cost.min(most)))))
-            }
-            Ok(None) => {
-                dispenser.ended = true;
-                state.total = Some(number);
-                self.changed.notify_one();
-                None
-            }
-            Err(error) => {
-                dispenser.ended = true;
-                Some((number, Err(error)))
-            }
+        state.tasks.push_back(task);
+        if state.idle > 0 {
+            self.work.notify_one();
         }
     }
 
-    /// Reads, digests, and encodes unless an earlier job does.
-    fn process(&self, number: u64, job: Job) -> Result<(Chunk, Option<E::Encoded>)> {
-        let Job { file, file_offset, len, is_whole_file, content } = job;
-        let data = match content {
-            Content::Bytes(data) => Some(data),
-            Content::File(source, offset) => Some(source.read(offset, len)?),
-            Content::Zeros => None,
-        };
-        let digest = match &data {
-            Some(data) => self.encoder.digest(data),
-            None if len == self.limits.chunk_size => {
-                *self.zeros.get_or_init(|| self.encoder.digest(&vec![0; len as usize]))
+    fn run_task(&self, task: Task) {
+        task();
+        let mut state = lock(&self.state);
+        state.ended_tasks += 1;
+        self.wake_storer(&state);
+    }
+
+    fn wake_storer(&self, state: &State<E::Encoded>) {
+        if state.storer_waits {
+            self.changed.notify_one();
+        }
+    }
+
+    /// What a lot may cost.
+    fn most(&self) -> u64 {
+        LOT_BYTES + u64::from(self.limits.chunk_size).max(MIN_COST)
+    }
+
+    /// True if another lot may be given out. There is always room for one, so the next to be stored is never missing
+    /// for want of it.
+    fn has_room(&self, state: &State<E::Encoded>) -> bool {
+        !state.is_dry && (state.in_flight == 0 || state.in_flight + self.most() <= self.limits.bytes)
+    }
+
+    /// The next lot; `None` if another thread has taken the room, or there is nothing left.
+    fn dispense(&self) -> Option<Lot> {
+        let mut dispenser = lock(&self.dispenser);
+        {
+            let mut state = lock(&self.state);
+            if state.cancelled || !self.has_room(&state) {
+                return None;
             }
-            None => self.encoder.digest(&vec![0; len as usize]),
+            state.in_flight += self.most();
+        }
+        let mut lot =
+            Lot { number: dispenser.lots, first: dispenser.chunks, jobs: Vec::new(), error: None, cost: 0 };
+        let mut is_last = false;
+        while lot.cost < LOT_BYTES && !is_last {
+            match dispenser.jobs.next() {
+                Ok(Some(job)) => {
+                    lot.cost += match job.content {
+                        Content::Zeros => MIN_COST,
+                        _ => u64::from(job.len).max(MIN_COST),
+                    };
+                    lot.jobs.push(job);
+                }
+                Ok(None) => is_last = true,
+                Err(error) => {
+                    lot.error = Some(error);
+                    is_last = true;
+                }
+            }
+        }
+        lot.cost = lot.cost.min(self.most());
+        dispenser.lots += 1;
+        dispenser.chunks += lot.jobs.len() as u64;
+        let mut state = lock(&self.state);
+        state.in_flight -= self.most() - lot.cost;
+        if is_last {
+            state.is_dry = true;
+            state.total = Some(dispenser.lots);
+        }
+        Some(lot)
+    }
+
+    /// Reads, digests and encodes a lot.
+    fn process(&self, lot: Lot, scratch: &mut Vec<u8>) {
+        let Lot { number, first, jobs, mut error, cost } = lot;
+        let mut chunks = Vec::with_capacity(jobs.len());
+        for (number, job) in (first..).zip(jobs) {
+            match self.process_job(number, job, scratch) {
+                Ok(done) => chunks.push(done),
+                Err(earlier) => {
+                    error = Some(earlier);
+                    break;
+                }
+            }
+        }
+        let mut state = lock(&self.state);
+        // Lots before this one may be with other threads, and fail too: who stores them decides.
+        state.is_dry |= error.is_some();
+        state.done.insert(number, DoneLot { chunks, error, cost });
+        self.wake_storer(&state);
+    }
+
+    /// Reads, digests, and encodes unless an earlier job does.
+    fn process_job(
+        &self,
+        number: u64,
+        job: Job,
+        scratch: &mut Vec<u8>,
+    ) -> Result<(Chunk, Option<E::Encoded>)> {
+        let Job { file, file_offset, len, is_whole_file, content } = job;
+        let mut known = None;
+        let data = match &content {
+            Content::Bytes(data) => data.as_slice(),
+            Content::File(source, offset) => {
+                let room = room(scratch, len);
+                source.read(*offset, room)?;
+                room
+            }
+            Content::Zeros => {
+                let room = room(scratch, len);
+                room.fill(0);
+                if len == self.limits.chunk_size {
+                    known = Some(*self.zeros.get_or_init(|| self.encoder.digest(room)));
+                }
+                room
+            }
         };
+        let digest = known.unwrap_or_else(|| self.encoder.digest(data));
         let chunk = Chunk { file, file_offset, len, digest };
         if self.encoder.is_known(&digest, len) || !self.claim(digest, number) {
             return Ok((chunk, None));
         }
-        let data = data.unwrap_or_else(|| vec![0; len as usize]);
         Ok((chunk, Some(self.encoder.encode(digest, data, is_whole_file)?)))
     }
 
@@ -270,32 +477,15 @@ impl<J: Jobs, E: Encoder> Shared<'_, J, E> {
         *first = number.min(*first);
         ours
     }
+}
 
-    /// The writer: stores in order what the workers have done.
-    fn write<S: Sink<E::Encoded>>(&self, sink: &mut S) -> Result<()> {
-        let mut number = 0;
-        loop {
-            let mut state = lock(&self.state);
-            let done = loop {
-                if let Some(done) = state.done.remove(&number) {
-                    break done;
-                }
-                if state.total == Some(number) {
-                    return Ok(());
-                }
-                if state.cancelled {
-                    return Err(Error::Cancelled);
-                }
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-            };
-            drop(state);
-            let (chunk, encoded, cost) = done?;
-            sink.store(chunk, encoded)?;
-            lock(&self.state).in_flight -= cost;
-            self.room.notify_one();
-            number += 1;
-        }
+/// So many bytes of a thread's own buffer, with whatever is in them.
+fn room(scratch: &mut Vec<u8>, len: u32) -> &mut [u8] {
+    let len = len as usize;
+    if scratch.len() < len {
+        scratch.resize(len, 0);
     }
+    scratch.split_at_mut(len).0
 }
 
 /// Ends the run when it is dropped.

@@ -3,19 +3,21 @@
 //! Invariant: a chunk is stored where it is first met, and never twice; what another image has is not stored at all.
 //! Blob and references follow from the order of the chunks alone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 
 use rafs::build::{BlobEntry, Chunk as FileChunk};
 use storage::blob::writer::{
-    Batch, Batcher, BlobOptions, BlobWriter, EncodedChunk, SealedBlob, encode_digested,
+    Batch, Batcher, BlobOptions, BlobWriter, EncodedBatch, EncodedChunk, SealedBlob, encode_digested,
 };
 use storage::blob::{ChunkDescription, ChunkFlags, StoredChunk};
 use storage::digest::Digest;
 
 use crate::dictionary::Dictionary;
 use crate::error::{Error, Result};
-use crate::pipeline::{Chunk, Encoder, Sink};
+use crate::pipeline::{Chunk, Encoder, Sink, Task};
 
 /// The place of the blob that is being written, until the blob table is known.
 const OWN_BLOB: u32 = u32::MAX;
@@ -35,7 +37,7 @@ impl<'a> ChunkEncoder<'a> {
     }
 }
 
-/// What the workers make of a chunk.
+/// What is made of a chunk.
 #[derive(Debug)]
 pub enum Encoded {
     /// A chunk of its own.
@@ -51,11 +53,11 @@ impl Encoder for ChunkEncoder<'_> {
         self.options.digester.digest(data)
     }
 
-    fn encode(&self, digest: Digest, data: Vec<u8>, is_whole_file: bool) -> Result<Encoded> {
+    fn encode(&self, digest: Digest, data: &[u8], is_whole_file: bool) -> Result<Encoded> {
         if self.batches.takes(data.len(), is_whole_file) {
-            return Ok(Encoded::Member(data));
+            return Ok(Encoded::Member(data.to_vec()));
         }
-        Ok(Encoded::Chunk(encode_digested(&data, digest, self.options)?))
+        Ok(Encoded::Chunk(encode_digested(data, digest, self.options)?))
     }
 
     fn is_known(&self, digest: &Digest, len: u32) -> bool {
@@ -76,22 +78,41 @@ pub struct Counts {
     pub dedup_uncompressed_size: u64,
 }
 
+/// What is appended to the blob in its turn.
+enum Waiting {
+    /// A chunk, and its place in `distinct`.
+    Chunk(u32, EncodedChunk),
+    /// A batch that a task encodes, and the places of its members.
+    Batch(Vec<u32>, Receiver<storage::Result<EncodedBatch>>),
+    /// Up to here there are the files that come first.
+    EndOfPrefetched,
+}
+
 /// Takes chunks in order and writes a blob.
+///
+/// Batches are made here, since who is a member follows from what came before, and encoded elsewhere: what comes
+/// after one waits for it.
 pub struct Store<'a, W: Write> {
     writer: BlobWriter<W>,
+    options: Arc<BlobOptions>,
     batches: Batcher,
+    /// What is to be appended, each with its bytes in memory, and the sum of these.
+    waiting: VecDeque<(u64, Waiting)>,
+    backlog: u64,
+    tasks: VecDeque<Task>,
     dictionary: &'a Dictionary,
     /// Digest → place in `distinct`.
     index: HashMap<Digest, u32>,
-    /// Each chunk once. What is in a batch that is not full yet has no place in the blob.
+    /// Each chunk once. What was not appended yet has no place in the blob.
     distinct: Vec<FileChunk>,
-    /// Members of that batch: places in `distinct`.
-    pending: Vec<u32>,
+    /// Members of the batch that is being filled: places in `distinct`.
+    members: Vec<u32>,
     /// Chunks of all files, in order: places in `distinct`.
     references: Vec<u32>,
     counts: Counts,
-    /// How many files come first, and where their data ends.
+    /// How many files come first, whether others have come, and where the data of the first ones ends.
     prefetched_files: usize,
+    prefetched_done: bool,
     prefetched_end: Option<u64>,
 }
 
@@ -116,21 +137,34 @@ impl<'a, W: Write> Store<'a, W> {
     ) -> Result<Self> {
         Ok(Self {
             batches: Batcher::new(options.batch_size),
+            options: Arc::new(options.clone()),
             writer: BlobWriter::new(out, options)?,
+            waiting: VecDeque::new(),
+            backlog: 0,
+            tasks: VecDeque::new(),
             dictionary,
             index: HashMap::new(),
             distinct: Vec::new(),
-            pending: Vec::new(),
+            members: Vec::new(),
             references: Vec::new(),
             counts: Counts::default(),
             prefetched_files,
+            prefetched_done: false,
             prefetched_end: None,
         })
     }
 
-    /// Ends the chunk data; the end of the blob is to be written.
+    /// Ends the chunk data; the end of the blob is to be written. Runs the tasks that nobody has taken.
     pub fn finish(mut self) -> Result<(SealedBlob<W>, StoredChunks)> {
-        self.flush_batch()?;
+        self.end_batch();
+        while let Some(task) = self.tasks.pop_front() {
+            task();
+        }
+        self.settle()?;
+        if !self.waiting.is_empty() {
+            // Who took the last task has not run it.
+            return Err(Error::Cancelled);
+        }
         self.counts.compressed_size = self.writer.compressed_size();
         let chunks = StoredChunks {
             prefetched_size: self.prefetched_end.unwrap_or(self.counts.compressed_size),
@@ -141,68 +175,62 @@ impl<'a, W: Write> Store<'a, W> {
         Ok((self.writer.seal()?, chunks))
     }
 
-    /// Stores a chunk that nobody has; `place` is the one it will have in `distinct`.
-    fn add(&mut self, place: u32, digest: Digest, encoded: Encoded) -> Result<FileChunk> {
-        let description = match encoded {
+    /// Takes a chunk that nobody has; `place` is the one it has in `distinct`.
+    fn add(&mut self, place: u32, digest: Digest, encoded: Encoded) {
+        match encoded {
             Encoded::Chunk(chunk) => {
-                self.flush_batch()?;
-                self.writer.append(&chunk)?
+                self.end_batch();
+                self.wait(chunk.stored.len() as u64, Waiting::Chunk(place, chunk));
             }
             Encoded::Member(data) => {
                 if let Some(full) = self.batches.add(&data, digest) {
-                    self.append_batch(full)?;
+                    self.encode_batch(full);
                 }
-                self.pending.push(place);
-                // Put right when the batch is appended.
-                ChunkDescription {
-                    index: 0,
-                    uncompressed_offset: 0,
-                    // Below half of the batch size, which is a u32.
-                    uncompressed_size: data.len() as u32,
-                    stored: StoredChunk {
-                        flags: ChunkFlags::empty(),
-                        compressed_offset: 0,
-                        compressed_size: 0,
-                        unit_index: 0,
-                        unit_offset: 0,
-                        crc32c: None,
-                    },
-                }
+                self.members.push(place);
             }
-        };
-        Ok(FileChunk {
-            digest,
-            blob_index: OWN_BLOB,
-            index: description.index,
-            stored: description.stored,
-            uncompressed_offset: description.uncompressed_offset,
-            uncompressed_size: description.uncompressed_size,
-            inherited_file_offset: None,
-        })
+        }
     }
 
-    fn flush_batch(&mut self) -> Result<()> {
-        self.batches.take().map_or(Ok(()), |batch| self.append_batch(batch))
+    /// The next chunk is not in the batch that is being filled.
+    fn end_batch(&mut self) {
+        if let Some(batch) = self.batches.take() {
+            self.encode_batch(batch);
+        }
     }
 
-    fn append_batch(&mut self, batch: Batch) -> Result<()> {
-        let encoded = batch.encode(self.writer.options())?;
-        let descriptions = self.writer.append_batch(&encoded)?;
-        for (place, description) in self.pending.drain(..).zip(descriptions) {
-            if let Some(chunk) = self.distinct.get_mut(place as usize) {
+    fn encode_batch(&mut self, batch: Batch) {
+        let members = std::mem::take(&mut self.members);
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.wait(batch.size(), Waiting::Batch(members, receiver));
+        let options = self.options.clone();
+        self.tasks.push_back(Box::new(move || {
+            // If the build has ended, nobody listens.
+            let _ = sender.send(batch.encode(&options));
+        }));
+    }
+
+    fn wait(&mut self, bytes: u64, waiting: Waiting) {
+        self.backlog += bytes;
+        self.waiting.push_back((bytes, waiting));
+    }
+
+    /// Records where chunks came to lie.
+    fn place(&mut self, places: &[u32], descriptions: &[ChunkDescription]) {
+        for (place, description) in places.iter().zip(descriptions) {
+            if let Some(chunk) = self.distinct.get_mut(*place as usize) {
                 chunk.index = description.index;
                 chunk.stored = description.stored;
                 chunk.uncompressed_offset = description.uncompressed_offset;
             }
         }
-        Ok(())
     }
 }
 
 impl<W: Write> Sink<Encoded> for Store<'_, W> {
     fn store(&mut self, chunk: Chunk, encoded: Option<Encoded>) -> Result<()> {
-        if chunk.file >= self.prefetched_files && self.prefetched_end.is_none() {
-            self.prefetched_end = Some(self.writer.compressed_size());
+        if chunk.file >= self.prefetched_files && !self.prefetched_done {
+            self.prefetched_done = true;
+            self.wait(0, Waiting::EndOfPrefetched);
         }
         let Chunk { digest, len, .. } = chunk;
         if let Some(place) = self.index.get(&digest) {
@@ -221,7 +249,8 @@ impl<W: Write> Sink<Encoded> for Store<'_, W> {
             }
             (None, Some(encoded)) => {
                 self.counts.uncompressed_size += u64::from(len);
-                self.add(place, digest, encoded)?
+                self.add(place, digest, encoded);
+                unplaced(digest, len)
             }
             // The pipeline leaves out only what came before.
             (None, None) => {
@@ -231,7 +260,62 @@ impl<W: Write> Sink<Encoded> for Store<'_, W> {
         self.distinct.push(added);
         self.index.insert(digest, place);
         self.references.push(place);
+        self.settle()
+    }
+
+    fn task(&mut self) -> Option<Task> {
+        self.tasks.pop_front()
+    }
+
+    /// Appends what no longer waits.
+    fn settle(&mut self) -> Result<()> {
+        while let Some((bytes, waiting)) = self.waiting.pop_front() {
+            match waiting {
+                Waiting::Chunk(place, chunk) => {
+                    let description = self.writer.append(&chunk)?;
+                    self.place(&[place], &[description]);
+                }
+                Waiting::Batch(members, receiver) => match receiver.try_recv() {
+                    Ok(encoded) => {
+                        let descriptions = self.writer.append_batch(&encoded?)?;
+                        self.place(&members, &descriptions);
+                    }
+                    Err(TryRecvError::Empty) => {
+                        self.waiting.push_front((bytes, Waiting::Batch(members, receiver)));
+                        break;
+                    }
+                    // The task has panicked.
+                    Err(TryRecvError::Disconnected) => return Err(Error::Cancelled),
+                },
+                Waiting::EndOfPrefetched => self.prefetched_end = Some(self.writer.compressed_size()),
+            }
+            self.backlog -= bytes;
+        }
         Ok(())
+    }
+
+    fn backlog(&self) -> u64 {
+        self.backlog
+    }
+}
+
+/// A chunk of the blob that is being written, before it has a place there.
+fn unplaced(digest: Digest, len: u32) -> FileChunk {
+    FileChunk {
+        digest,
+        blob_index: OWN_BLOB,
+        index: 0,
+        stored: StoredChunk {
+            flags: ChunkFlags::empty(),
+            compressed_offset: 0,
+            compressed_size: 0,
+            unit_index: 0,
+            unit_offset: 0,
+            crc32c: None,
+        },
+        uncompressed_offset: 0,
+        uncompressed_size: len,
+        inherited_file_offset: None,
     }
 }
 

@@ -14,5 +14,8 @@ pub const TEXT: &str = concat!(
     env!("NYDUS_BUILD_RUSTC"),
 );
 
+/// What the manual pages call the version.
+pub const PACKAGE: &str = env!("CARGO_PKG_VERSION");
+
 /// What the JSON results call the version: `v`, the version of the package, and the commit.
 pub const RESULT: &str = concat!("v", env!("CARGO_PKG_VERSION"), "-", env!("NYDUS_BUILD_GIT_COMMIT"));

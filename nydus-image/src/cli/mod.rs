@@ -61,6 +61,9 @@ pub struct GlobalArgs {
         global = true
     )]
     pub log_level: Level,
+    /// Print the result on standard output as one JSON value, in the form of --output-json, instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
 }
 
 /// How much is logged.
@@ -103,6 +106,17 @@ pub enum Command {
     Optimize(OptimizeArgs),
     /// Make chunk dictionaries of images
     Chunkdict(ChunkdictArgs),
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, nydus-image.1 and one a command, to a directory
+    Man {
+        /// The directory, which must exist
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 /// The arguments of a command that does not exist yet.

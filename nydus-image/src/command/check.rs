@@ -6,7 +6,7 @@ use std::path::Path;
 use rafs::{Bootstrap, OpenOptions};
 use storage::blob::{BlobDescription, BlobFeatures};
 
-use crate::cli::CheckArgs;
+use crate::cli::{CheckArgs, GlobalArgs};
 use crate::error::{Error, Result};
 use crate::output::{Output, Trace, compressor_name, version_name};
 
@@ -27,7 +27,7 @@ const FEATURES: [(BlobFeatures, &str); 12] = [
 ];
 
 /// Checks all of a bootstrap, the digests of v5's inodes included; blobs are not looked into.
-pub fn run(args: &CheckArgs) -> Result<()> {
+pub fn run(args: &CheckArgs, global: &GlobalArgs) -> Result<()> {
     if args.config.is_some() {
         return Err(Error::Unsupported("--config"));
     }
@@ -46,16 +46,26 @@ pub fn run(args: &CheckArgs) -> Result<()> {
     // The root is no entry of a directory.
     trace.event("load_from_parent_bootstrap", (entries + summary.hard_links).saturating_sub(1));
 
-    let mut text = String::from("RAFS filesystem metadata is valid, referenced data blobs: \n");
-    for blob in bootstrap.blobs() {
-        text += &line(blob);
+    if !global.json {
+        let mut text = String::from("RAFS filesystem metadata is valid, referenced data blobs: \n");
+        for blob in bootstrap.blobs() {
+            text += &line(blob);
+        }
+        io::stdout()
+            .write_all(text.as_bytes())
+            .map_err(Error::io("write to", Path::new("standard output")))?;
     }
-    io::stdout().write_all(text.as_bytes()).map_err(Error::io("write to", Path::new("standard output")))?;
-    if let Some(output) = &args.output_json {
+    if global.json || args.output_json.is_some() {
         let blobs = bootstrap.blobs().iter().map(|blob| blob.id.to_string()).collect();
         let fs_version = version_name(bootstrap.version());
         let compressor = compressor_name(bootstrap.compressor());
-        Output::new(path.display().to_string(), blobs, trace, fs_version, compressor).write(output, false)?;
+        let output = Output::new(path.display().to_string(), blobs, trace, fs_version, compressor);
+        if let Some(path) = &args.output_json {
+            output.write(path, false)?;
+        }
+        if global.json {
+            output.print()?;
+        }
     }
     Ok(())
 }

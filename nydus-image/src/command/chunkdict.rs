@@ -6,19 +6,19 @@ use std::path::Path;
 use rafs::build::write_bootstrap;
 
 use crate::chunkdict::{self, Database};
-use crate::cli::{ChunkdictArgs, ChunkdictCommand, GenerateArgs};
+use crate::cli::{ChunkdictArgs, ChunkdictCommand, GenerateArgs, GlobalArgs};
 use crate::error::{Error, Result};
 use crate::output::{Output, Trace, compressor_name, version_name};
 use crate::target::Target;
 
 /// Runs the command that was named.
-pub fn run(args: &ChunkdictArgs) -> Result<()> {
+pub fn run(args: &ChunkdictArgs, global: &GlobalArgs) -> Result<()> {
     match &args.command {
-        ChunkdictCommand::Generate(args) => generate(args),
+        ChunkdictCommand::Generate(args) => generate(args, global),
     }
 }
 
-fn generate(args: &GenerateArgs) -> Result<()> {
+fn generate(args: &GenerateArgs, global: &GlobalArgs) -> Result<()> {
     let mut trace = Trace::default();
     let mut database = Database::open(&args.database)?;
     trace.timed("load_bootstraps", || chunkdict::add(&mut database, &args.sources))?;
@@ -32,7 +32,7 @@ fn generate(args: &GenerateArgs) -> Result<()> {
     let size: u64 = dictionary.chosen.iter().map(|chosen| u64::from(chosen.chunk.uncompressed_size)).sum();
     trace.event("chunks", dictionary.chosen.len() as u64);
     trace.event("uncompressed_size", size);
-    if args.verbose {
+    if args.verbose && !global.json {
         let mut text = String::new();
         for chosen in &dictionary.chosen {
             let chunk = &chosen.chunk;
@@ -50,10 +50,7 @@ fn generate(args: &GenerateArgs) -> Result<()> {
         "successfully generated: \nbootstrap path: {path}\nchunks: {}, {size} bytes\ndata blobs: {ids:?}",
         dictionary.chosen.len()
     );
-    if let Some(json) = &args.output_json {
-        let options = &dictionary.options;
-        let (version, compressor) = (version_name(options.version), compressor_name(options.compressor));
-        Output::new(path, ids, trace, version, compressor).write(json, true)?;
-    }
-    Ok(())
+    let options = &dictionary.options;
+    let (version, compressor) = (version_name(options.version), compressor_name(options.compressor));
+    Output::new(path, ids, trace, version, compressor).deliver(args.output_json.as_deref(), global.json)
 }

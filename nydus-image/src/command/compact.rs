@@ -6,7 +6,7 @@ use std::path::Path;
 use rafs::build::write_bootstrap;
 use rafs::{Bootstrap, OpenOptions};
 
-use crate::cli::CompactArgs;
+use crate::cli::{CompactArgs, GlobalArgs};
 use crate::compact::{self, Policy};
 use crate::error::{Error, Result};
 use crate::layers::{self, Layer};
@@ -15,7 +15,7 @@ use crate::stored::Blobs;
 use crate::target::Target;
 
 /// Compacts an image, and says what was done.
-pub fn run(args: &CompactArgs) -> Result<()> {
+pub fn run(args: &CompactArgs, global: &GlobalArgs) -> Result<()> {
     expect_directory(&args.blob_dir)?;
     let mut trace = Trace::default();
     let image = trace.timed("load_bootstrap", || Layer::load(&args.bootstrap))?;
@@ -58,10 +58,8 @@ pub fn run(args: &CompactArgs) -> Result<()> {
         "successfully compacted: {rewritten} blobs rewritten, {dropped} not used\nbootstrap path: {}\ndata blobs: {ids:?}",
         output.display()
     );
-    if let Some(path) = &args.output_json {
-        Output::new(output.display().to_string(), ids, trace, version, compressor).write(path, true)?;
-    }
-    Ok(())
+    Output::new(output.display().to_string(), ids, trace, version, compressor)
+        .deliver(args.output_json.as_deref(), global.json)
 }
 
 /// An error unless this is a directory.

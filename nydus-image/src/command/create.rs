@@ -12,7 +12,7 @@ use storage::digest::Digester;
 
 use crate::builder::{self, Assembled, Input};
 use crate::cipher;
-use crate::cli::{CreateArgs, Feature, FsVersion, PrefetchPolicy, SourceType};
+use crate::cli::{CreateArgs, Feature, FsVersion, GlobalArgs, PrefetchPolicy, SourceType};
 use crate::dictionary::Dictionary;
 use crate::error::{Error, Result};
 use crate::layers::{self, Layer};
@@ -28,7 +28,7 @@ const IN_FLIGHT: u64 = 32 << 20;
 const CHUNK_SIZE: u64 = 1 << 20;
 
 /// Builds an image, and says what was built.
-pub fn run(args: &CreateArgs) -> Result<()> {
+pub fn run(args: &CreateArgs, global: &GlobalArgs) -> Result<()> {
     let started = Instant::now();
     let mut trace = Trace::default();
     let plan = Plan::of(args)?;
@@ -51,8 +51,10 @@ pub fn run(args: &CreateArgs) -> Result<()> {
         dictionary.add(&layer.tree, layer.blobs, false);
     }
 
-    let input = trace.timed("build_tree", || Input::directory(args, parent))?;
-    trace.event("load_from_directory", input.entries() as u64);
+    let input = trace.timed("build_tree", || Input::open(args, parent, plan.threads))?;
+    if let Some(entries) = input.entries() {
+        trace.event("load_from_directory", entries as u64);
+    }
     let (target, directory) = blob_target(args)?;
     let limits = Limits {
         threads: plan.threads,
@@ -82,12 +84,9 @@ pub fn run(args: &CreateArgs) -> Result<()> {
         built.blob_size,
         built.blobs,
     );
-    if let Some(path) = &args.output_json {
-        let bootstrap = built.bootstrap.map_or_else(String::new, |path| path.display().to_string());
-        Output::new(bootstrap, built.blobs, trace, args.fs_version.name(), args.compressor.name())
-            .write(path, true)?;
-    }
-    Ok(())
+    let bootstrap = built.bootstrap.map_or_else(String::new, |path| path.display().to_string());
+    let output = Output::new(bootstrap, built.blobs, trace, args.fs_version.name(), args.compressor.name());
+    output.deliver(args.output_json.as_deref(), global.json)
 }
 
 /// What the command line asks for, checked.
@@ -127,6 +126,9 @@ impl Plan {
         }
         if args.aligned_chunk && is_v6 {
             return usage("--aligned-chunk: for --fs-version 5 only, version 6 always aligns".into());
+        }
+        if args.prefetch_policy != PrefetchPolicy::None && args.source == Path::new("-") {
+            return usage("--prefetch-policy: reads standard input, which is the source".into());
         }
         if let Some(id) = &args.blob_id {
             BlobId::new(id)?;
@@ -168,10 +170,7 @@ impl Plan {
 /// Names the first option whose function does not exist.
 fn refuse_unsupported(args: &CreateArgs) -> Result<()> {
     let source = match args.source_type {
-        SourceType::Directory => None,
-        SourceType::Tar => Some("--type tar-rafs"),
-        SourceType::TarGz => Some("--type targz-rafs"),
-        SourceType::Estargz => Some("--type estargz-rafs"),
+        SourceType::Directory | SourceType::Tar | SourceType::TarGz | SourceType::Estargz => None,
         SourceType::TarGzRef => Some("--type targz-ref"),
         SourceType::EstargzRef => Some("--type estargz-ref"),
         SourceType::EstargzTocRef => Some("--type estargztoc-ref"),

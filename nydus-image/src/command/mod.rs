@@ -5,6 +5,7 @@ pub mod chunkdict;
 pub mod compact;
 pub mod create;
 pub mod inspect;
+pub mod manual;
 pub mod optimize;
 pub mod unpack;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rafs::build::write_bootstrap;
 
 use super::compact::expect_directory;
-use crate::cli::OptimizeArgs;
+use crate::cli::{GlobalArgs, OptimizeArgs};
 use crate::error::{Error, Result};
 use crate::layers::Layer;
 use crate::optimize::{PrefetchList, optimize};
@@ -14,7 +14,7 @@ use crate::stored::Blobs;
 use crate::target::Target;
 
 /// Writes the prefetch blob and a bootstrap that refers to it.
-pub fn run(args: &OptimizeArgs) -> Result<()> {
+pub fn run(args: &OptimizeArgs, global: &GlobalArgs) -> Result<()> {
     let directory = args.output_blob_dir.as_ref().or(args.blob_dir.as_ref());
     let directory =
         directory.ok_or_else(|| Error::Usage("--output-blob-dir: needed without --blob-dir".into()))?;
@@ -42,10 +42,7 @@ pub fn run(args: &OptimizeArgs) -> Result<()> {
     tracing::info!(
         "successfully optimized: \nbootstrap path: {path}\nprefetch blob: {id}\ndata blobs: {ids:?}"
     );
-    if let Some(json) = &args.output_json {
-        let (version, compressor) =
-            (version_name(image.options.version), compressor_name(image.options.compressor));
-        Output::new(path, ids, trace, version, compressor).write(json, true)?;
-    }
-    Ok(())
+    let (version, compressor) =
+        (version_name(image.options.version), compressor_name(image.options.compressor));
+    Output::new(path, ids, trace, version, compressor).deliver(args.output_json.as_deref(), global.json)
 }

@@ -39,11 +39,11 @@ impl Encoder for Slow {
         storage::digest::Digester::Blake3.digest(data)
     }
 
-    fn encode(&self, _: Digest, data: Vec<u8>, _: bool) -> Result<Vec<u8>> {
-        let number = u32::from_le_bytes(data.as_slice().try_into().unwrap());
+    fn encode(&self, _: Digest, data: &[u8], _: bool) -> Result<Vec<u8>> {
+        let number = u32::from_le_bytes(data.try_into().unwrap());
         (0..number.wrapping_mul(0x9e37_79b9) >> 22).for_each(|_| std::thread::yield_now());
         assert_ne!(Some(number), self.worse, "asked to panic");
-        if Some(number) == self.bad { Err(Error::Usage(format!("bad {number}"))) } else { Ok(data) }
+        if Some(number) == self.bad { Err(Error::Usage(format!("bad {number}"))) } else { Ok(data.to_vec()) }
     }
 
     fn is_known(&self, _: &Digest, _: u32) -> bool {
@@ -107,11 +107,15 @@ fn the_first_error_in_order_is_told_and_what_came_before_is_stored() {
     }
 }
 
+/// Whichever thread it is.
 #[test]
-#[should_panic(expected = "scoped thread panicked")]
-fn a_worker_that_panics_ends_the_run() {
-    let jobs = Numbers { numbers: (0..300).collect(), next: 0, fail_at: None };
-    let _ = run(jobs, &Slow { bad: None, worse: Some(50) }, &mut Log::default(), limits(4, 8192));
+fn a_thread_that_panics_ends_the_run() {
+    for threads in [1, 4] {
+        let jobs = Numbers { numbers: (0..300).collect(), next: 0, fail_at: None };
+        let encoder = Slow { bad: None, worse: Some(50) };
+        let run = || run(jobs, &encoder, &mut Log::default(), limits(threads, 8192));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err(), "{threads} threads");
+    }
 }
 
 #[test]
@@ -125,4 +129,59 @@ fn a_writer_that_fails_ends_the_workers() {
     let jobs = Numbers { numbers: (0..300).collect(), next: 0, fail_at: None };
     let error = run(jobs, &WELL, &mut Full, limits(4, 4096)).unwrap_err();
     assert_eq!(error.to_string(), "disk full");
+}
+
+/// Doubles numbers in tasks, and puts them down in order.
+#[derive(Default)]
+struct Doubled {
+    tasks: Vec<Task>,
+    waiting: std::collections::VecDeque<std::sync::mpsc::Receiver<usize>>,
+    most: usize,
+    doubled: Vec<usize>,
+}
+
+impl Sink<Vec<u8>> for Doubled {
+    fn store(&mut self, chunk: Chunk, _: Option<Vec<u8>>) -> Result<()> {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        self.tasks.push(Box::new(move || {
+            (0..chunk.file.wrapping_mul(0x9e37_79b9) >> 8 & 0xff).for_each(|_| std::thread::yield_now());
+            sender.send(2 * chunk.file).unwrap();
+        }));
+        self.waiting.push_back(receiver);
+        self.most = self.most.max(self.waiting.len());
+        Ok(())
+    }
+
+    fn task(&mut self) -> Option<Task> {
+        self.tasks.pop()
+    }
+
+    fn settle(&mut self) -> Result<()> {
+        while let Some(receiver) = self.waiting.pop_front() {
+            match receiver.try_recv() {
+                Ok(number) => self.doubled.push(number),
+                Err(_) => {
+                    self.waiting.push_front(receiver);
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn backlog(&self) -> u64 {
+        4096 * self.waiting.len() as u64
+    }
+}
+
+#[test]
+fn tasks_are_run_and_what_waits_for_them_is_bounded() {
+    for threads in [1, 2, 8] {
+        let jobs = Numbers { numbers: (0..3000).collect(), next: 0, fail_at: None };
+        let mut sink = Doubled::default();
+        run(jobs, &WELL, &mut sink, limits(threads, 80 << 10)).unwrap();
+        assert_eq!(sink.doubled, (0..3000).map(|number| 2 * number).collect::<Vec<_>>());
+        // The limit, and the chunks of a lot.
+        assert!(sink.most <= 20 + 64 + 1, "{} waited", sink.most);
+    }
 }

@@ -7,13 +7,13 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{FileStat, Mode, fstat};
 use nix::unistd::{Whence, lseek};
 
 use crate::error::{Error, Result};
@@ -30,8 +30,23 @@ pub struct Fingerprint {
     pub inode: u64,
     /// Bytes.
     pub size: u64,
-    /// Seconds and nanoseconds of the last change.
+    /// Seconds and nanoseconds of the last change of the content.
     pub mtime: (i64, i64),
+    /// The same of the inode: `mtime` can be set back, this one cannot.
+    pub ctime: (i64, i64),
+}
+
+impl Fingerprint {
+    /// Of a file as the system describes it.
+    pub fn of(stat: &FileStat) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            mtime: (stat.st_mtime, stat.st_mtime_nsec),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec),
+        }
+    }
 }
 
 /// A regular file of the source, opened when the first piece is read.
@@ -53,13 +68,11 @@ impl SourceFile {
         self.expected.size
     }
 
-    /// The bytes `offset..offset + len`.
-    pub fn read(&self, offset: u64, len: u32) -> Result<Vec<u8>> {
+    /// Fills `data` with the bytes from `offset` on.
+    pub fn read(&self, offset: u64, data: &mut [u8]) -> Result<()> {
         let file = self.open()?;
-        let mut data = vec![0; len as usize];
         let mut filled = 0;
-        while filled < data.len() {
-            let Some(rest) = data.get_mut(filled..) else { break };
+        while let Some(rest) = data.get_mut(filled..).filter(|rest| !rest.is_empty()) {
             match file.read_at(rest, offset + filled as u64) {
                 Ok(0) => {
                     let end = offset + filled as u64;
@@ -69,12 +82,15 @@ impl SourceFile {
                 }
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Error::io("read", &self.path)(error)),
+                Err(error) => {
+                    // What took the file's place may not be readable; then that is what is wrong.
+                    self.verify(file)?;
+                    return Err(Error::io("read", &self.path)(error));
+                }
             }
         }
-        // A write between two reads leaves its mark here.
-        self.verify(file)?;
-        Ok(data)
+        // A write between listing and now leaves its mark here, and so does another file in the place of this one.
+        self.verify(file)
     }
 
     /// Where the first data at or behind `offset` begins: the size of the file if only a hole follows. The answer
@@ -102,37 +118,32 @@ impl SourceFile {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = match open_path(&self.path, flags) {
             Ok(file) => File::from(file),
-            Err(Errno::ELOOP | Errno::ENOENT | Errno::ENXIO) => {
+            Err(Errno::ELOOP | Errno::ENOENT | Errno::ENOTDIR | Errno::ENXIO) => {
                 return Err(self.changed("it is gone or of another type".into()));
             }
             Err(error) => return Err(Error::io("open", &self.path)(error.into())),
         };
-        self.verify(&file)?;
         // Another worker may have been faster.
         Ok(self.file.get_or_init(|| file))
     }
 
     fn verify(&self, file: &File) -> Result<()> {
-        let metadata = file.metadata().map_err(Error::io("read", &self.path))?;
-        let found = Fingerprint {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.len(),
-            mtime: (metadata.mtime(), metadata.mtime_nsec()),
-        };
-        if found == self.expected {
+        let stat = fstat(file).map_err(|errno| Error::io("read", &self.path)(errno.into()))?;
+        let (found, expected) = (Fingerprint::of(&stat), &self.expected);
+        if found == *expected {
             return Ok(());
         }
-        let expected = &self.expected;
-        Err(self.changed(if found.size != expected.size {
-            format!("{} bytes, expected {}", found.size, expected.size)
-        } else if (found.device, found.inode) != (expected.device, expected.inode) {
+        let times = |what: &str, found: (i64, i64), expected: (i64, i64)| {
+            format!("{what} at {}.{:09}, expected {}.{:09}", found.0, found.1, expected.0, expected.1)
+        };
+        Err(self.changed(if (found.device, found.inode) != (expected.device, expected.inode) {
             "another file has taken its place".into()
+        } else if found.size != expected.size {
+            format!("{} bytes, expected {}", found.size, expected.size)
+        } else if found.mtime != expected.mtime {
+            times("modified", found.mtime, expected.mtime)
         } else {
-            format!(
-                "modified at {}.{:09}, expected {}.{:09}",
-                found.mtime.0, found.mtime.1, expected.mtime.0, expected.mtime.1
-            )
+            times("its inode changed", found.ctime, expected.ctime)
         }))
     }
 
@@ -175,14 +186,7 @@ mod tests {
     use super::*;
 
     fn listed(path: &Path) -> SourceFile {
-        let metadata = fs::metadata(path).unwrap();
-        let fingerprint = Fingerprint {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.len(),
-            mtime: (metadata.mtime(), metadata.mtime_nsec()),
-        };
-        SourceFile::new(path.into(), fingerprint)
+        SourceFile::new(path.into(), Fingerprint::of(&nix::sys::stat::stat(path).unwrap()))
     }
 
     #[test]
@@ -190,17 +194,38 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, "0123456789").unwrap();
-        assert_eq!(listed(&path).read(3, 4).unwrap(), b"3456");
+        let read = |file: &SourceFile| {
+            let mut data = [0; 4];
+            file.read(3, &mut data).map(|()| data).map_err(|error| error.to_string())
+        };
+        assert_eq!(&read(&listed(&path)).unwrap(), b"3456");
 
         let shrunk = listed(&path);
-        shrunk.read(0, 1).unwrap();
+        read(&shrunk).unwrap();
         fs::write(&path, "01234").unwrap();
-        let error = shrunk.read(3, 4).unwrap_err().to_string();
+        let error = read(&shrunk).unwrap_err();
         assert!(error.contains("file: changed while it was read: it ends at 5"), "{error}");
+
+        fs::write(&path, "0123456789").unwrap();
+        let replaced = listed(&path);
+        fs::write(dir.path().join("other"), "0123456789").unwrap();
+        fs::rename(dir.path().join("other"), &path).unwrap();
+        assert!(read(&replaced).unwrap_err().contains("another file has taken its place"));
+
+        // Somebody who sets the time back is found out by the time that nobody can set.
+        let touched = listed(&path);
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        // The system's clock ticks a few hundred times a second.
+        while Fingerprint::of(&nix::sys::stat::stat(&path).unwrap()).ctime == touched.expected.ctime {
+            fs::write(&path, "9876543210").unwrap();
+        }
+        fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        let error = read(&touched).unwrap_err();
+        assert!(error.contains("its inode changed at "), "{error}");
 
         let gone = listed(&path);
         fs::remove_file(&path).unwrap();
-        assert!(matches!(gone.read(0, 1), Err(Error::Changed { .. })));
+        assert!(read(&gone).unwrap_err().contains("it is gone"));
     }
 
     #[test]

@@ -96,6 +96,11 @@ impl Batch {
         self.members.is_empty()
     }
 
+    /// Bytes of all members.
+    pub fn size(&self) -> u64 {
+        self.data.len() as u64
+    }
+
     /// Compresses and encrypts. CPU work like [`encode_chunk`](super::encode_chunk), for any thread.
     pub fn encode(self, options: &BlobOptions) -> Result<EncodedBatch> {
         let (mut stored, compressed) = chunk::encode(&self.data, options)?;
