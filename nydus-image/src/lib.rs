@@ -12,6 +12,7 @@
 
 pub mod backend;
 pub mod builder;
+pub mod cache_files;
 pub mod chunkdict;
 pub mod cipher;
 pub mod cli;

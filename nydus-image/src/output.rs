@@ -23,8 +23,8 @@ pub struct Output {
     pub bootstrap: String,
     /// The ids of all blobs of the image.
     pub blobs: Vec<String>,
-    /// A bootstrap of external files; empty, there are none.
-    external_bootstrap: String,
+    /// The bootstrap of external files; empty if none was written.
+    pub external_bootstrap: String,
     /// Ids of the blobs of external files.
     external_blobs: Vec<String>,
     /// What took how long, and what was counted.
