@@ -299,14 +299,22 @@ impl Moves {
     }
 }
 
-/// How many stored bytes the used chunks of a blob take: of a batch or context, their share.
+/// How many stored bytes the used chunks of a blob take: of a batch, their share.
 pub fn stored_bytes(blob: u32, reader: &BlobReader<'_>, used: &UsedChunks) -> Result<u64> {
     let mut sum = 0;
+    // Bytes of the unit of the chunk before, stored and plain, and the last chunk that it has.
+    let mut unit = (0, 0);
+    let mut last = None;
     for chunk in used.of_blob(blob) {
-        let unit = reader.unit(chunk)?;
-        let plain: u64 = unit.members.iter().map(|member| u64::from(member.uncompressed_size)).sum();
+        if last.is_none_or(|last| last < chunk.index) {
+            let found = reader.unit(chunk)?;
+            last = found.members.last().map(|member| member.index);
+            let plain: u64 = found.members.iter().map(|member| u64::from(member.uncompressed_size)).sum();
+            unit = (found.len, plain);
+        }
+        let (stored, plain) = unit;
         // Both have 16 MiB, or twice that, at most.
-        sum += unit.len * u64::from(chunk.uncompressed_size) / plain.max(1);
+        sum += stored * u64::from(chunk.uncompressed_size) / plain.max(1);
     }
     Ok(sum)
 }
