@@ -6,6 +6,8 @@
 //!   rafs::build::write_bootstrap ◀── builder ◀── store ◀── pipeline ◀── source::files
 //! ```
 //!
+//! A `source::tar` takes the same way, but that its tree grows while its chunks flow, in the order of the archive.
+//!
 //! The library owns sources, layers and the way of chunks into a blob; the formats are those of [`rafs`] and
 //! [`storage`]. Invariant: an image follows from its source and its options. Number of threads, order of directory
 //! entries and time of day make no difference; where the source changes under the build, the build fails.
@@ -23,6 +25,7 @@ pub mod error;
 pub mod image;
 pub mod layers;
 pub mod logs;
+pub mod merge;
 pub mod optimize;
 pub mod output;
 pub mod overlay;

@@ -56,6 +56,27 @@ impl Output {
         }
     }
 
+    /// Of a bootstrap that was written or read.
+    pub fn of_image(
+        bootstrap: String,
+        blobs: Vec<String>,
+        trace: Trace,
+        version: Version,
+        compressor: Compressor,
+    ) -> Self {
+        let version = match version {
+            Version::V5 => "5",
+            Version::V6 => "6",
+        };
+        let compressor = match compressor {
+            Compressor::None => "none",
+            Compressor::Lz4Block => "lz4_block",
+            Compressor::Gzip => "gzip",
+            Compressor::Zstd => "zstd",
+        };
+        Self::new(bootstrap, blobs, trace, version, compressor)
+    }
+
     /// Writes it to a file; `pretty` on many lines.
     pub fn write(&self, path: &Path, pretty: bool) -> Result<()> {
         let text = if pretty { serde_json::to_vec_pretty(self) } else { serde_json::to_vec(self) };

@@ -97,6 +97,19 @@ fn what_images_share_is_in_the_dictionary_and_is_not_stored_again() {
         let expected: BTreeMap<PathBuf, u64> =
             [("/m", 9000), ("/n", 100), ("/o", 4096)].map(|(path, len)| (path.into(), len)).into();
         let found = verified_files(&bootstrap, &blobs);
+        // A merged image refers to the same chunks.
+        let (merged, id) = (dir.path().join("merged"), built.blobs[1].description.id.to_string());
+        run(&[
+            "merge",
+            "-B",
+            text(&merged),
+            "--chunk-dict",
+            &argument,
+            "--original-blob-ids",
+            &id,
+            text(&bootstrap),
+        ]);
+        assert_eq!(verified_files(&merged, &blobs), found, "{flags:?}");
         assert_eq!(
             found.into_iter().map(|(path, (size, _))| (path, size)).collect::<BTreeMap<_, _>>(),
             expected

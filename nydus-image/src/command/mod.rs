@@ -6,6 +6,7 @@ pub mod compact;
 pub mod create;
 pub mod inspect;
 pub mod manual;
+pub mod merge;
 pub mod optimize;
 pub mod unpack;
 
