@@ -48,17 +48,17 @@ fn copied(image: &Image) -> (TempDir, PathBuf) {
 }
 
 /// Reads all files as the daemon does.
-fn assert_read<'a>(
+fn assert_read(
     bootstrap: &Path,
     blobs: &Path,
     cache: &Path,
-    files: impl IntoIterator<Item = (&'a PathBuf, &'a Vec<u8>)>,
+    files: &BTreeMap<PathBuf, impl AsRef<[u8]>>,
     name: &str,
 ) {
     let opened = Opened::open(bootstrap, &Config::new(blobs, cache)).unwrap();
     for (path, content) in files {
         let found = opened.read(path).unwrap_or_else(|error| panic!("{name}: {}: {error}", path.display()));
-        assert!(found == *content, "{name}: {} differs", path.display());
+        assert!(found == content.as_ref(), "{name}: {} differs", path.display());
     }
     opened.close();
 }
