@@ -69,6 +69,9 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// What this program worked out contradicts itself: a mistake of ours, found before it became a wrong image.
+    #[error("contradiction: {0}; this is a mistake of nydus-image")]
+    Contradiction(String),
     /// Another thread failed, and says why.
     #[error("the build was stopped")]
     Cancelled,
@@ -78,6 +81,11 @@ impl Error {
     /// A function for `map_err` that says what was done to which file.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { action, path: path.into(), source }
+    }
+
+    /// Shorthand for [`Error::Contradiction`].
+    pub fn contradiction(what: impl Into<String>) -> Self {
+        Self::Contradiction(what.into())
     }
 
     /// Shorthand for [`Error::Entry`].

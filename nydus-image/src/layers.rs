@@ -37,6 +37,21 @@ impl Layer {
 
 /// An error unless the two images can share a tree and chunks (spec/rafs-v5.md §12.4).
 pub fn check_same(path: &Path, ours: &ImageOptions, other: &ImageOptions) -> Result<()> {
+    check_chunks(path, ours, other)?;
+    if ours.explicit_owners != other.explicit_owners {
+        let name = |recorded: bool| if recorded { "recorded" } else { "left out" };
+        return Err(Error::Inconsistent(format!(
+            "{}: owners {}, expected {}",
+            path.display(),
+            name(other.explicit_owners),
+            name(ours.explicit_owners)
+        )));
+    }
+    Ok(())
+}
+
+/// An error unless files of one image can refer to chunks of the other.
+pub fn check_chunks(path: &Path, ours: &ImageOptions, other: &ImageOptions) -> Result<()> {
     let differs = |what: &str, ours: String, other: String| {
         Err(Error::Inconsistent(format!("{}: {what} {other}, expected {ours}", path.display())))
     };
@@ -54,10 +69,6 @@ pub fn check_same(path: &Path, ours: &ImageOptions, other: &ImageOptions) -> Res
     }
     if ours.block_size != other.block_size {
         return differs("block size", ours.block_size.to_string(), other.block_size.to_string());
-    }
-    if ours.explicit_owners != other.explicit_owners {
-        let name = |recorded: bool| if recorded { "recorded" } else { "left out" }.to_owned();
-        return differs("owners", name(ours.explicit_owners), name(other.explicit_owners));
     }
     Ok(())
 }

@@ -35,9 +35,9 @@ fn run(cli: Cli) -> Result<()> {
         Command::Stat(args) => command::stat::run(&args),
         Command::Unpack(args) => command::unpack::run(&args),
         Command::Export(args) => command::export::run(&args),
-        Command::Compact(_) => Err(Error::Unsupported("compact")),
-        Command::Optimize(_) => Err(Error::Unsupported("optimize")),
-        Command::Chunkdict(_) => Err(Error::Unsupported("chunkdict")),
+        Command::Compact(args) => command::compact::run(&args, &cli.global),
+        Command::Optimize(args) => command::optimize::run(&args, &cli.global),
+        Command::Chunkdict(args) => command::chunkdict::run(&args, &cli.global),
         Command::Completions { shell } => command::manual::completions(shell),
         Command::Man { directory } => command::manual::man(&directory),
     }

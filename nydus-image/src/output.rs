@@ -23,8 +23,8 @@ pub struct Output {
     pub bootstrap: String,
     /// The ids of all blobs of the image.
     pub blobs: Vec<String>,
-    /// A bootstrap of external files; empty, there are none.
-    external_bootstrap: String,
+    /// The bootstrap of external files; empty if none was written.
+    pub external_bootstrap: String,
     /// Ids of the blobs of external files.
     external_blobs: Vec<String>,
     /// What took how long, and what was counted.
@@ -84,6 +84,14 @@ impl Output {
         Target::write(path, &text)
     }
 
+    /// Writes it to a file on many lines, and prints it, as far as either is wanted.
+    pub fn deliver(&self, file: Option<&Path>, print: bool) -> Result<()> {
+        if let Some(path) = file {
+            self.write(path, true)?;
+        }
+        if print { self.print() } else { Ok(()) }
+    }
+
     /// Prints it on standard output, on one line.
     pub fn print(&self) -> Result<()> {
         let mut out = io::stdout().lock();
@@ -91,6 +99,24 @@ impl Output {
             .map_err(io::Error::from)
             .and_then(|()| out.write_all(b"\n"))
             .map_err(Error::io("write to", Path::new("standard output")))
+    }
+}
+
+/// What results call a version of the format.
+pub fn version_name(version: Version) -> &'static str {
+    match version {
+        Version::V5 => "5",
+        Version::V6 => "6",
+    }
+}
+
+/// What results call a compressor.
+pub fn compressor_name(compressor: Compressor) -> &'static str {
+    match compressor {
+        Compressor::None => "none",
+        Compressor::Lz4Block => "lz4_block",
+        Compressor::Gzip => "gzip",
+        Compressor::Zstd => "zstd",
     }
 }
 

@@ -47,6 +47,11 @@ impl Patterns {
         Ok(Self(patterns))
     }
 
+    /// The paths, in order.
+    pub fn paths(&self) -> &[PathBuf] {
+        &self.0
+    }
+
     /// What the patterns name: positions in the numbering, in order of the patterns. A pattern that names nothing,
     /// or an empty file, is warned of.
     pub fn resolve(&self, tree: &Tree, numbering: &Numbering) -> Vec<usize> {
@@ -61,7 +66,8 @@ impl Patterns {
     }
 }
 
-fn find(pattern: &Path, tree: &Tree, numbering: &Numbering) -> Option<usize> {
+/// The position of the entry that a pattern names, unless it is an empty file.
+pub fn find(pattern: &Path, tree: &Tree, numbering: &Numbering) -> Option<usize> {
     let mut position = 0;
     for part in pattern.components() {
         let Component::Normal(name) = part else { continue };

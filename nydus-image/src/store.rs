@@ -253,7 +253,9 @@ impl<W: Write> Sink<Encoded> for Store<'_, W> {
                 unplaced(digest, len)
             }
             // The pipeline leaves out only what came before.
-            (None, None) => return Err(Error::Cancelled),
+            (None, None) => {
+                return Err(Error::contradiction(format!("chunk {digest} is nowhere, and was not encoded")));
+            }
         };
         self.distinct.push(added);
         self.index.insert(digest, place);
@@ -357,7 +359,9 @@ impl BlobTable {
         let entry = if blob == OWN_BLOB { own } else { dictionary.blob(blob) };
         // At most as many blobs as places of the dictionary, and one.
         let place = self.entries.len() as u32;
-        self.entries.push(entry.ok_or(Error::Cancelled)?.clone());
+        let entry =
+            entry.ok_or_else(|| Error::contradiction(format!("chunks of blob {blob}, which is none")))?;
+        self.entries.push(entry.clone());
         self.places.insert(blob, place);
         Ok(place)
     }

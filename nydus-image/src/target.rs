@@ -110,6 +110,11 @@ impl Target {
         &self.path
     }
 
+    /// Where it is until it has its name.
+    pub fn current_path(&self) -> &Path {
+        self.temporary.as_deref().unwrap_or(&self.path)
+    }
+
     /// Gives the file its name.
     pub fn commit(self) -> Result<()> {
         let path = self.path.clone();

@@ -159,7 +159,7 @@ fn what_cannot_be_done_is_refused_by_name_and_nothing_is_written() {
         (&["-v5", "--features=blob-toc"], "blob-toc"),
         (&["--aligned-chunk"], "--aligned-chunk"),
         (&["-t", "targz-ref"], "--type targz-ref: not supported yet"),
-        (&["--config=c"], "--config: not supported yet"),
+        (&["--attributes=c"], "--attributes: not supported yet"),
     ] {
         let mut args = vec!["create", "-D", out_dir];
         args.extend(flags);

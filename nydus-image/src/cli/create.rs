@@ -202,7 +202,7 @@ pub struct CreateArgs {
     /// How to digest chunks
     #[arg(long, value_enum, default_value = "blake3")]
     pub digester: DigesterArg,
-    /// Configuration of the backend of dictionary and parent blobs (not supported yet)
+    /// Accepted, does nothing: bootstraps tell all that is needed of dictionary and parent blobs
     #[arg(short = 'C', long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Version of the format
@@ -238,8 +238,12 @@ pub struct CreateArgs {
     /// Encrypt the blob (AES-128-XTS, a random key that the bootstrap holds)
     #[arg(short = 'E', long)]
     pub encrypt: bool,
-    /// Write cache files instead of a blob (not supported yet)
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["blob", "blob_dir", "compressor", "blob_inline_meta"])]
+    /// Write the files of a complete cache to this directory, instead of a blob
+    #[arg(
+        long,
+        value_name = "DIR",
+        conflicts_with_all = ["blob", "blob_dir", "compressor", "blob_inline_meta", "features", "encrypt"]
+    )]
     pub blob_cache_dir: Option<PathBuf>,
     /// Attributes of files (not supported yet)
     #[arg(long, value_name = "FILE")]

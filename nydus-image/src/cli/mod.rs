@@ -5,10 +5,13 @@
 
 mod backend;
 mod check;
+mod chunkdict;
+mod compact;
 mod create;
 mod export;
 mod inspect;
 mod merge;
+mod optimize;
 mod stat;
 mod unpack;
 
@@ -19,12 +22,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use backend::BackendArgs;
 pub use check::CheckArgs;
+pub use chunkdict::{ChunkdictArgs, ChunkdictCommand, GenerateArgs};
+pub use compact::CompactArgs;
 pub use create::{
     CompressorArg, CreateArgs, DigesterArg, Feature, FsVersion, PrefetchPolicy, SourceType, WhiteoutSpec,
 };
 pub use export::ExportArgs;
 pub use inspect::InspectArgs;
 pub use merge::MergeArgs;
+pub use optimize::OptimizeArgs;
 pub use stat::StatArgs;
 pub use unpack::UnpackArgs;
 
@@ -96,15 +102,12 @@ pub enum Command {
     Unpack(UnpackArgs),
     /// Make a disk image of an image
     Export(ExportArgs),
-    /// Rewrite blobs without what nobody uses (not supported yet)
-    #[command(disable_help_flag = true)]
-    Compact(OtherArgs),
-    /// Put files to be prefetched into a blob of their own (not supported yet)
-    #[command(disable_help_flag = true)]
-    Optimize(OtherArgs),
-    /// Chunk dictionaries of many images (not supported yet)
-    #[command(disable_help_flag = true)]
-    Chunkdict(OtherArgs),
+    /// Rewrite blobs of which little is used, and merge small ones
+    Compact(CompactArgs),
+    /// Copy what is to be fetched first into a blob of its own
+    Optimize(OptimizeArgs),
+    /// Make chunk dictionaries of images
+    Chunkdict(ChunkdictArgs),
     /// Print the completions of a shell
     Completions {
         /// The shell

@@ -6,12 +6,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use rafs::build::FileChunks;
-use rafs::{Bootstrap, FileType, OpenOptions, Version};
-use storage::blob::{BlobDescription, BlobFeatures, Compressor};
+use rafs::{Bootstrap, FileType, OpenOptions};
+use storage::blob::{BlobDescription, BlobFeatures};
 
 use crate::cli::{CheckArgs, GlobalArgs};
 use crate::error::{Error, Result};
-use crate::output::{Output, Trace};
+use crate::output::{Output, Trace, compressor_name, version_name};
 use crate::walk::{Entry, walk};
 
 /// The names of features, in the order in which they are shown.
@@ -56,16 +56,8 @@ pub fn run(args: &CheckArgs, global: &GlobalArgs) -> Result<()> {
     }
     if global.json || args.output_json.is_some() {
         let blobs = bootstrap.blobs().iter().map(|blob| blob.id.to_string()).collect();
-        let fs_version = match bootstrap.version() {
-            Version::V5 => "5",
-            Version::V6 => "6",
-        };
-        let compressor = match bootstrap.compressor() {
-            Compressor::None => "none",
-            Compressor::Lz4Block => "lz4_block",
-            Compressor::Gzip => "gzip",
-            Compressor::Zstd => "zstd",
-        };
+        let fs_version = version_name(bootstrap.version());
+        let compressor = compressor_name(bootstrap.compressor());
         let output = Output::new(path.display().to_string(), blobs, trace, fs_version, compressor);
         if let Some(path) = &args.output_json {
             output.write(path, false)?;

@@ -1,18 +1,21 @@
 //! `create`: from the command line to a finished image.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rafs::Version;
-use rafs::build::{BlobEntry, ImageOptions, OWN_BLOB_ID, Tree, write_bootstrap};
+use rafs::build::{BlobEntry, Content, ImageOptions, OWN_BLOB_ID, Tree, write_bootstrap};
+use storage::backend::localfs::{LocalFs, LocalFsConfig};
 use storage::blob::writer::BlobOptions;
-use storage::blob::{BlobDescription, BlobId, Cipher};
+use storage::blob::{BlobDescription, BlobId};
 use storage::digest::Digester;
 
 use crate::builder::{self, Assembled, Input};
-use crate::cli::{CreateArgs, Feature, FsVersion, GlobalArgs, PrefetchPolicy, SourceType};
+use crate::cache_files;
+use crate::cipher;
+use crate::cli::{CompressorArg, CreateArgs, Feature, FsVersion, GlobalArgs, PrefetchPolicy, SourceType};
 use crate::dictionary::Dictionary;
 use crate::error::{Error, Result};
 use crate::layers::{self, Layer};
@@ -20,6 +23,7 @@ use crate::output::{Output, Trace};
 use crate::pipeline::Limits;
 use crate::prefetch::Patterns;
 use crate::store::Counts;
+use crate::stored::Blobs;
 use crate::target::Target;
 
 /// The most bytes of source data on their way, unless chunks are very large.
@@ -47,7 +51,7 @@ pub fn run(args: &CreateArgs, global: &GlobalArgs) -> Result<()> {
     if let Some(argument) = &args.chunk_dict {
         let path = layers::dictionary_path(argument);
         let layer = trace.timed("load_chunk_dict", || Layer::load(&path))?;
-        layers::check_same(&path, &plan.image, &layer.options)?;
+        layers::check_chunks(&path, &plan.image, &layer.options)?;
         dictionary.add(&layer.tree, layer.blobs, false);
     }
 
@@ -85,11 +89,10 @@ pub fn run(args: &CreateArgs, global: &GlobalArgs) -> Result<()> {
         built.blobs,
     );
     let bootstrap = built.bootstrap.map_or_else(String::new, |path| path.display().to_string());
-    let output = Output::new(bootstrap, built.blobs, trace, args.fs_version.name(), args.compressor.name());
-    if let Some(path) = &args.output_json {
-        output.write(path, true)?;
-    }
-    if global.json { output.print() } else { Ok(()) }
+    let mut output =
+        Output::new(bootstrap, built.blobs, trace, args.fs_version.name(), compressor(args).name());
+    output.external_bootstrap = built.external.map_or_else(String::new, |path| path.display().to_string());
+    output.deliver(args.output_json.as_deref(), global.json)
 }
 
 /// What the command line asks for, checked.
@@ -144,7 +147,7 @@ impl Plan {
 
         // Checked to be at most 2^24.
         let (chunk_size, batch_size) = (chunk_size as u32, args.batch_size as u32);
-        let (compressor, digester) = (args.compressor.into(), args.digester.into());
+        let (compressor, digester) = (compressor(args).into(), args.digester.into());
         let mut blob = match args.fs_version {
             FsVersion::V5 => BlobOptions::v5(compressor, digester, chunk_size),
             FsVersion::V6 => BlobOptions::v6(compressor, digester, chunk_size),
@@ -153,7 +156,7 @@ impl Plan {
         blob.toc = args.features.contains(&Feature::BlobToc);
         blob.inline_bootstrap = args.blob_inline_meta;
         blob.batch_size = batch_size;
-        blob.cipher = if args.encrypt { Some(random_cipher()?) } else { None };
+        blob.cipher = if args.encrypt { Some(cipher::random()?) } else { None };
         blob.check()?;
         let version = match args.fs_version {
             FsVersion::V5 => Version::V5,
@@ -183,27 +186,26 @@ fn refuse_unsupported(args: &CreateArgs) -> Result<()> {
         (args.external_blob.is_some(), "--external-blob"),
         (args.blob_data_size.is_some(), "--blob-data-size"),
         (args.blob_offset != 0, "--blob-offset"),
-        (args.config.is_some(), "--config"),
-        (args.blob_cache_dir.is_some(), "--blob-cache-dir"),
         (args.attributes.is_some(), "--attributes"),
     ];
     let option = options.into_iter().find_map(|(given, name)| given.then_some(name));
     source.or(option).map_or(Ok(()), |name| Err(Error::Unsupported(name)))
 }
 
-fn random_cipher() -> Result<Cipher> {
-    let source = Path::new("/dev/urandom");
-    let mut bytes = [0; 48];
-    File::open(source).and_then(|mut file| file.read_exact(&mut bytes)).map_err(Error::io("read", source))?;
-    let mut cipher = Cipher { key: [0; 32], iv: [0; 16] };
-    let (key, iv) = bytes.split_at(32);
-    cipher.key.copy_from_slice(key);
-    cipher.iv.copy_from_slice(iv);
-    Ok(cipher)
+/// How chunks are compressed: in a cache they never are.
+fn compressor(args: &CreateArgs) -> CompressorArg {
+    match args.blob_cache_dir {
+        Some(_) => CompressorArg::None,
+        None => args.compressor,
+    }
 }
 
 /// Opens the file that the blob goes to; the directory, if the id is to be its name.
 fn blob_target(args: &CreateArgs) -> Result<(Target, Option<&Path>)> {
+    if let Some(dir) = &args.blob_cache_dir {
+        // It is there until its chunks are in the cache.
+        return Ok((Target::create_in(dir)?, Some(dir)));
+    }
     match (&args.blob, &args.blob_dir) {
         (Some(path), _) => Ok((Target::create(path)?, None)),
         (None, Some(dir)) => Ok((Target::create_in(dir)?, Some(dir))),
@@ -214,6 +216,8 @@ fn blob_target(args: &CreateArgs) -> Result<(Target, Option<&Path>)> {
 /// What was built.
 struct Built {
     bootstrap: Option<PathBuf>,
+    /// Of external files, of which there are none.
+    external: Option<PathBuf>,
     blobs: Vec<String>,
     blob_size: u64,
     counts: Counts,
@@ -260,6 +264,15 @@ fn finish(
         (finished, Some(bootstrap), table)
     };
     let id = finished.description.id;
+    if args.blob_cache_dir.is_some()
+        && let Some(directory) = directory
+        && let Some((place, own)) = (0..).zip(&table).find(|(_, entry)| entry.description.id == id)
+    {
+        let blob_file = Some(finished.out.current_path().to_owned());
+        let backend = LocalFs::new(LocalFsConfig { blob_file, ..LocalFsConfig::default() })?;
+        let blobs = Blobs::new(Arc::new(backend))?;
+        cache_files::write(directory, &tree, place, &blobs.open(&own.description)?)?;
+    }
     let blobs = table.into_iter().map(|entry| match entry.description.id {
         own if own.as_str() == OWN_BLOB_ID => id.to_string(),
         other => other.to_string(),
@@ -282,10 +295,18 @@ fn finish(
     };
     let target = finished.out;
     match (finished.file_size, directory) {
+        _ if args.blob_cache_dir.is_some() => target.discard(false)?,
         (0, directory) => target.discard(directory.is_none())?,
         (_, Some(directory)) => target.commit_as(&directory.join(id.as_str()))?,
         (_, None) => target.commit()?,
     }
+    let external = match &args.bootstrap {
+        // What is written to a stream is one file.
+        Some(path) if args.source_type == SourceType::Directory && (path.is_file() || !path.exists()) => {
+            Some(write_external(path, &tree, &image)?)
+        }
+        _ => None,
+    };
     let bootstrap = match bootstrap {
         None => None,
         Some((target, path)) => {
@@ -293,5 +314,19 @@ fn finish(
             Some(path)
         }
     };
-    Ok(Built { bootstrap, blobs, blob_size: finished.file_size, counts })
+    Ok(Built { bootstrap, external, blobs, blob_size: finished.file_size, counts })
+}
+
+/// Writes the bootstrap of the files that others store, as tools expect it beside the bootstrap: a root without
+/// entries.
+fn write_external(bootstrap: &Path, tree: &Tree, image: &ImageOptions) -> Result<PathBuf> {
+    let mut name = bootstrap.as_os_str().to_owned();
+    name.push(".external");
+    let path = PathBuf::from(name);
+    let mut root = tree[Tree::ROOT].clone();
+    root.content = Content::Directory { children: Vec::new() };
+    root.recorded = None;
+    let image = ImageOptions { prefetch: Vec::new(), ..image.clone() };
+    Target::write(&path, &write_bootstrap(&Tree::new(root), &[], &image)?)?;
+    Ok(path)
 }

@@ -1,11 +1,14 @@
 //! The commands, one file each.
 
 pub mod check;
+pub mod chunkdict;
+pub mod compact;
 pub mod create;
 pub mod export;
 pub mod inspect;
 pub mod manual;
 pub mod merge;
+pub mod optimize;
 pub mod stat;
 pub mod unpack;
 

@@ -40,6 +40,20 @@ pub struct EncodedBatch {
     pub(super) stored: Bytes,
 }
 
+impl EncodedBatch {
+    /// A batch as another blob stores it, neither encrypted nor to be: `members` are all of it, each with its digest,
+    /// in the order in which they lie in it. CPU work, for their checksums.
+    pub fn copied<'a>(members: impl IntoIterator<Item = (Digest, &'a [u8])>, stored: Bytes) -> Self {
+        let member = |(digest, data): (Digest, &[u8])| {
+            // A batch has 16 MiB at most.
+            BatchMember { digest, crc32c: crc32c(data), size: data.len() as u32 }
+        };
+        let members: Vec<BatchMember> = members.into_iter().map(member).collect();
+        let uncompressed_size = members.iter().map(|member| member.size).sum();
+        Self { members, uncompressed_size, stored }
+    }
+}
+
 impl Batcher {
     /// For batches of `batch_size` bytes; 0: nothing is batched.
     pub fn new(batch_size: u32) -> Self {
