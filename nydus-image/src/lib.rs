@@ -21,6 +21,7 @@ pub mod output;
 pub mod overlay;
 pub mod pipeline;
 pub mod prefetch;
+pub mod reference;
 pub mod source;
 pub mod store;
 pub mod target;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use rafs::Version;
 use rafs::build::{BlobEntry, ImageOptions, OWN_BLOB_ID, Tree, write_bootstrap};
 use storage::blob::writer::BlobOptions;
-use storage::blob::{BlobDescription, BlobId, Cipher};
+use storage::blob::{BlobDescription, BlobId, Cipher, Compressor};
 use storage::digest::Digester;
 
 use crate::builder::{self, Assembled, Input};
@@ -26,6 +26,8 @@ use crate::target::Target;
 const IN_FLIGHT: u64 = 32 << 20;
 /// The default size of chunks.
 const CHUNK_SIZE: u64 = 1 << 20;
+/// The same for tables of contents of eStargz layers, which were cut when they were made.
+const ESTARGZ_CHUNK_SIZE: u64 = 4 << 20;
 
 /// Builds an image, and says what was built.
 pub fn run(args: &CreateArgs) -> Result<()> {
@@ -86,8 +88,8 @@ pub fn run(args: &CreateArgs) -> Result<()> {
     );
     if let Some(path) = &args.output_json {
         let bootstrap = built.bootstrap.map_or_else(String::new, |path| path.display().to_string());
-        Output::new(bootstrap, built.blobs, trace, args.fs_version.name(), args.compressor.name())
-            .write(path, true)?;
+        let compressor = compressor_name(compressor(args));
+        Output::new(bootstrap, built.blobs, trace, args.fs_version.name(), compressor).write(path, true)?;
     }
     Ok(())
 }
@@ -103,9 +105,13 @@ struct Plan {
 impl Plan {
     fn of(args: &CreateArgs) -> Result<Self> {
         refuse_unsupported(args)?;
+        refuse_for_source(args)?;
         let usage = |text: String| Err(Error::Usage(text));
         let is_v6 = args.fs_version == FsVersion::V6;
-        let chunk_size = args.chunk_size.unwrap_or(CHUNK_SIZE);
+        let chunk_size = args.chunk_size.unwrap_or(match args.source_type {
+            SourceType::EstargzTocRef => ESTARGZ_CHUNK_SIZE,
+            _ => CHUNK_SIZE,
+        });
         let in_range = |size: u64, most: u64| size.is_power_of_two() && (0x1000..=most).contains(&size);
         if !in_range(chunk_size, 0x100_0000) {
             return usage(format!(
@@ -144,10 +150,13 @@ impl Plan {
 
         // Checked to be at most 2^24.
         let (chunk_size, batch_size) = (chunk_size as u32, args.batch_size as u32);
-        let (compressor, digester) = (args.compressor.into(), args.digester.into());
+        let digester = match args.source_type.is_kept() {
+            true => Digester::Sha256,
+            false => args.digester.into(),
+        };
         let mut blob = match args.fs_version {
-            FsVersion::V5 => BlobOptions::v5(compressor, digester, chunk_size),
-            FsVersion::V6 => BlobOptions::v6(compressor, digester, chunk_size),
+            FsVersion::V5 => BlobOptions::v5(args.compressor.into(), digester, chunk_size),
+            FsVersion::V6 => BlobOptions::v6(args.compressor.into(), digester, chunk_size),
         };
         blob.aligned |= args.aligned_chunk;
         blob.toc = args.features.contains(&Feature::BlobToc);
@@ -161,8 +170,9 @@ impl Plan {
         };
         let image = ImageOptions {
             chunk_size,
-            compressor,
+            compressor: compressor(args),
             digester,
+            block_size: if args.source_type == SourceType::TarTarfs { 512 } else { 4096 },
             explicit_owners: !args.repeatable,
             ..ImageOptions::new(version)
         };
@@ -174,25 +184,58 @@ impl Plan {
     }
 }
 
+/// As the results name it.
+fn compressor_name(compressor: Compressor) -> &'static str {
+    match compressor {
+        Compressor::None => "none",
+        Compressor::Lz4Block => "lz4_block",
+        Compressor::Gzip => "gzip",
+        Compressor::Zstd => "zstd",
+    }
+}
+
 /// Names the first option whose function does not exist.
 fn refuse_unsupported(args: &CreateArgs) -> Result<()> {
-    let source = match args.source_type {
-        SourceType::Directory | SourceType::Tar | SourceType::TarGz | SourceType::Estargz => None,
-        SourceType::TarGzRef => Some("--type targz-ref"),
-        SourceType::EstargzRef => Some("--type estargz-ref"),
-        SourceType::EstargzTocRef => Some("--type estargztoc-ref"),
-        SourceType::TarTarfs => Some("--type tar-tarfs"),
-    };
     let options = [
         (args.external_blob.is_some(), "--external-blob"),
-        (args.blob_data_size.is_some(), "--blob-data-size"),
         (args.blob_offset != 0, "--blob-offset"),
         (args.config.is_some(), "--config"),
         (args.blob_cache_dir.is_some(), "--blob-cache-dir"),
         (args.attributes.is_some(), "--attributes"),
     ];
     let option = options.into_iter().find_map(|(given, name)| given.then_some(name));
-    source.or(option).map_or(Ok(()), |name| Err(Error::Unsupported(name)))
+    option.map_or(Ok(()), |name| Err(Error::Unsupported(name)))
+}
+
+/// Refuses options that mean nothing for the type of the source.
+fn refuse_for_source(args: &CreateArgs) -> Result<()> {
+    let source = args.source_type;
+    let is_toc = source == SourceType::EstargzTocRef;
+    let is_tarfs = source == SourceType::TarTarfs;
+    let is_kept = source.is_kept();
+    let options = [
+        (args.fs_version != FsVersion::V6 && is_kept, "--fs-version 5"),
+        (args.batch_size != 0 && is_kept, "--batch-size"),
+        (args.encrypt && is_kept, "--encrypt"),
+        (args.blob_id.is_some() && is_kept && !is_toc && !is_tarfs, "--blob-id"),
+        (args.blob_inline_meta && is_tarfs, "--blob-inline-meta"),
+        (args.features.contains(&Feature::BlobToc) && is_tarfs, "--features blob-toc"),
+        (args.aligned_chunk && is_tarfs, "--aligned-chunk"),
+        (args.blob_data_size.is_some() && !is_toc, "--blob-data-size"),
+    ];
+    match options.into_iter().find_map(|(given, name)| given.then_some(name)) {
+        Some(option) => Err(Error::Usage(format!("{option}: conflicts with --type {}", source.name()))),
+        None => Ok(()),
+    }
+}
+
+/// How the chunks of the image are compressed: a source that stays what it is knows.
+fn compressor(args: &CreateArgs) -> Compressor {
+    match args.source_type {
+        SourceType::TarTarfs => Compressor::None,
+        source if source.is_kept() => Compressor::Gzip,
+        _ => args.compressor.into(),
+    }
 }
 
 fn random_cipher() -> Result<Cipher> {
@@ -257,13 +300,19 @@ fn finish(
         (blob.finish(Some(&bootstrap))?, None, table)
     } else {
         let mut finished = blob.finish(None)?;
-        if let Some(id) = &args.blob_id {
-            finished.description.id = BlobId::new(id)?;
+        if let Some(id) = args.blob_id.as_ref().filter(|_| !args.source_type.is_kept()) {
+            finished.id = BlobId::new(id)?;
+            finished.description.id = finished.id.clone();
         }
         let (bootstrap, table) = bootstrap_of(&mut tree, &finished.description)?;
         (finished, Some(bootstrap), table)
     };
+    // The object that the chunks are in: it exists already where the source stays what it is.
     let id = finished.description.id;
+    let blob_size = match args.source_type.is_kept() {
+        true => finished.description.compressed_size,
+        false => finished.file_size,
+    };
     let blobs = table.into_iter().map(|entry| match entry.description.id {
         own if own.as_str() == OWN_BLOB_ID => id.to_string(),
         other => other.to_string(),
@@ -286,8 +335,9 @@ fn finish(
     };
     let target = finished.out;
     match (finished.file_size, directory) {
-        (0, directory) => target.discard(directory.is_none())?,
-        (_, Some(directory)) => target.commit_as(&directory.join(id.as_str()))?,
+        // Where the source itself is the blob, nothing was to be written.
+        (0, directory) => target.discard(directory.is_none() && args.source_type != SourceType::TarTarfs)?,
+        (_, Some(directory)) => target.commit_as(&directory.join(finished.id.as_str()))?,
         (_, None) => target.commit()?,
     }
     let bootstrap = match bootstrap {
@@ -297,5 +347,5 @@ fn finish(
             Some(path)
         }
     };
-    Ok(Built { bootstrap, blobs, blob_size: finished.file_size, counts })
+    Ok(Built { bootstrap, blobs, blob_size, counts })
 }

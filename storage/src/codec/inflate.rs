@@ -45,6 +45,10 @@ pub(crate) struct Inflate {
     stream: Box<z_stream>,
 }
 
+// SAFETY: the state behind the pointers is on the heap, belongs to this decoder alone, and knows no thread; input and
+// output are looked at inside of calls only, which set both.
+unsafe impl Send for Inflate {}
+
 impl Inflate {
     /// A decoder at the start of a block, with an empty window.
     pub(crate) fn raw() -> Result<Self> {

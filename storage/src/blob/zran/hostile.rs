@@ -118,7 +118,7 @@ fn many_empty_blocks_cost_what_their_bytes_cost() {
     reader.read_exact(&mut content[..1]).unwrap();
     let chunk = reader.end_chunk().unwrap();
     assert_eq!((content[0], chunk.offset), (b'x', 0));
-    assert!(reader.into_contexts().len() == 1);
+    assert!(reader.into_parts().1.len() == 1);
 }
 
 #[test]

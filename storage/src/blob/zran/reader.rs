@@ -239,9 +239,9 @@ impl<R: Read> ZranReader<R> {
         })
     }
 
-    /// The contexts of all chunks. The rest of the file, if there is one, was not read.
-    pub fn into_contexts(self) -> ZranContexts {
-        self.contexts
+    /// The source, as far as it was read, and the contexts of all chunks.
+    pub fn into_parts(self) -> (R, ZranContexts) {
+        (self.source, self.contexts)
     }
 
     /// Makes sure of input; false at the end of the source.

@@ -100,7 +100,7 @@ fn refer(
             chunks.push(data);
         }
     }
-    (writer, reader.into_contexts(), chunks)
+    (writer, reader.into_parts().1, chunks)
 }
 
 /// Every chunk comes back, with its digest where there are some.
