@@ -17,6 +17,7 @@ pub mod dictionary;
 pub mod error;
 pub mod layers;
 pub mod logs;
+pub mod merge;
 pub mod output;
 pub mod overlay;
 pub mod pipeline;

@@ -28,7 +28,7 @@ fn run(cli: Cli) -> Result<()> {
     logs::init(cli.global.log_level, cli.global.log_file.as_deref())?;
     match command {
         Command::Create(args) => command::create::run(&args),
-        Command::Merge(_) => Err(Error::Unsupported("merge")),
+        Command::Merge(args) => command::merge::run(&args),
         Command::Check(args) => command::check::run(&args),
         Command::Inspect(args) => command::inspect::run(&args),
         Command::Stat(_) => Err(Error::Unsupported("stat")),

@@ -73,7 +73,7 @@ pub enum Level {
 pub enum Command {
     /// Build an image from a directory
     Create(Box<CreateArgs>),
-    /// Put the layers of an image on top of each other (not supported yet)
+    /// Put the layers of an image on top of each other
     Merge(Box<MergeArgs>),
     /// Check the bootstrap of an image
     Check(CheckArgs),

@@ -98,8 +98,12 @@ impl<R: Read> Reader<R> {
         loop {
             let at = self.position;
             let mut block = [0; BLOCK];
-            let is_end = !self.read_block(&mut block)?;
-            if is_end || block == [0; BLOCK] {
+            let count = self.fill(&mut block)?;
+            let is_end = count == 0;
+            if (1..BLOCK).contains(&count) && at != 0 {
+                return Err(self.ends_early(BLOCK - count));
+            }
+            if is_end || (count == BLOCK && block == [0; BLOCK]) {
                 if at != begin {
                     return Err(self.error_at(begin, "an extension header, and no entry behind it"));
                 }
@@ -287,29 +291,27 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Reads a block; false if there is nothing more.
-    fn read_block(&mut self, block: &mut [u8; BLOCK]) -> Result<bool> {
-        let count = self.read_some(block)?;
-        if count == 0 {
-            return Ok(false);
+    fn read_exact(&mut self, buffer: &mut [u8]) -> Result<()> {
+        match buffer.len() - self.fill(buffer)? {
+            0 => Ok(()),
+            missing => Err(self.ends_early(missing)),
         }
-        self.read_exact(block.get_mut(count..).unwrap_or_default())?;
-        Ok(true)
     }
 
-    fn read_exact(&mut self, buffer: &mut [u8]) -> Result<()> {
+    fn ends_early(&self, missing: usize) -> Error {
+        self.error(format!("the archive ends here, expected at least {missing} bytes more"))
+    }
+
+    /// Reads until the buffer is full or there is nothing more: how many bytes.
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let mut filled = 0;
-        while filled < buffer.len() {
-            match self.read_some(buffer.get_mut(filled..).unwrap_or_default())? {
-                0 => {
-                    let missing = buffer.len() - filled;
-                    let detail = format!("the archive ends here, expected at least {missing} bytes more");
-                    return Err(self.error(detail));
-                }
+        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            match self.read_some(rest)? {
+                0 => break,
                 count => filled += count,
             }
         }
-        Ok(())
+        Ok(filled)
     }
 
     fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize> {

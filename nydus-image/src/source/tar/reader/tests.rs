@@ -286,7 +286,9 @@ fn sizes_and_types_that_lie_are_refused_without_taking_memory() {
 fn what_is_no_archive_is_told_from_a_damaged_one() {
     let error = fault([&b"\x1f\x8b\x08"[..], &[7; 600]].concat());
     assert_eq!(error, "sample.tar: at offset 0: is compressed with gzip, not a plain tar archive");
+    assert!(fault(b"\x1f\x8b short".to_vec()).contains("is compressed with gzip"));
     assert!(fault(vec![b'x'; 600]).contains("is not a tar archive"));
+    assert!(fault(vec![0; 100]).contains("is not a tar archive"));
     let mut sample = Sample::default();
     let mut whole = sample.file("a", b"x").file("b", b"x").end();
     whole[1024] ^= 1;
