@@ -220,7 +220,6 @@ fn refuse_for_source(args: &CreateArgs) -> Result<()> {
         (args.blob_id.is_some() && is_kept && !is_toc && !is_tarfs, "--blob-id"),
         (args.blob_inline_meta && is_tarfs, "--blob-inline-meta"),
         (args.features.contains(&Feature::BlobToc) && is_tarfs, "--features blob-toc"),
-        (args.aligned_chunk && is_tarfs, "--aligned-chunk"),
         (args.blob_data_size.is_some() && !is_toc, "--blob-data-size"),
     ];
     match options.into_iter().find_map(|(given, name)| given.then_some(name)) {

@@ -149,3 +149,37 @@ fn what_is_no_table_is_refused() {
     }
     assert!(refused(&"[".repeat(100_000)).contains("toc.json"), "depth is bounded");
 }
+
+#[test]
+fn no_damaged_table_ends_in_a_panic() {
+    let table = json!({ "version": 1, "entries": [
+        { "name": "d/", "type": "dir", "mode": 0o755, "xattrs": { "user.key": "dmFsdWU=" } },
+        { "name": "d/large", "type": "reg", "size": MIB + 5, "offset": 300, "chunkSize": MIB,
+          "chunkDigest": sha256("2") },
+        { "name": "d/large", "type": "chunk", "offset": 90_000, "chunkOffset": MIB, "chunkDigest": sha256("3") },
+        { "name": "again", "type": "hardlink", "linkName": "d/large" },
+    ]})
+    .to_string();
+    let mut state = 7u64;
+    let mut below = |limit: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 11) as usize % limit
+    };
+    let mut accepted = 0;
+    for _ in 0..20_000 {
+        let mut bytes = table.clone().into_bytes();
+        for _ in 0..=below(3) {
+            let at = below(bytes.len());
+            match below(4) {
+                0 => bytes[at] = b"0123456789"[below(10)],
+                1 => bytes[at] = b"{}[]\",:-"[below(8)],
+                2 => bytes.truncate(at.max(1)),
+                _ => bytes.insert(at, b'9'),
+            }
+        }
+        accepted += usize::from(parse(&bytes, Path::new("toc.json"), true, MIB as u32, 100_000).is_ok());
+    }
+    assert!((1..20_000).contains(&accepted), "{accepted}");
+}
