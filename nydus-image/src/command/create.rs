@@ -176,11 +176,7 @@ impl Plan {
             explicit_owners: !args.repeatable,
             ..ImageOptions::new(version)
         };
-        let threads = match args.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            given => given.min(256),
-        };
-        Ok(Self { blob, image, threads })
+        Ok(Self { blob, image, threads: super::threads(args.threads) })
     }
 }
 

@@ -16,8 +16,10 @@ use crate::error::{Error, Result};
 
 /// Bytes of a block.
 const BLOCK: usize = 512;
-/// The most bytes of extensions that an entry may have, or the archive for all entries.
+/// The most bytes of extensions that an entry may have.
 const MAX_EXTENSION: u64 = 8 << 20;
+/// The most bytes of those that hold for all entries, each of which looks at them again.
+const MAX_GLOBAL: u64 = 16 << 10;
 
 /// Reads an archive.
 #[derive(Debug)]
@@ -36,6 +38,7 @@ pub struct Reader<R> {
     /// Its data, but for what was read.
     segments: VecDeque<Segment>,
     content_position: u64,
+    content_size: u64,
 }
 
 impl<R: Read> Reader<R> {
@@ -52,6 +55,7 @@ impl<R: Read> Reader<R> {
             padding: 0,
             segments: VecDeque::new(),
             content_position: 0,
+            content_size: 0,
         }
     }
 
@@ -115,10 +119,10 @@ impl<R: Read> Reader<R> {
                 return Err(self.error_at(at, Self::what_is_no_header(block, at)));
             }
             match block.entry_type().as_byte() {
-                b'x' => self.read_extension(block, &mut extensions.pax)?,
+                b'x' => self.read_extension(block, &mut extensions.pax, MAX_EXTENSION)?,
                 b'g' => {
                     let mut global = std::mem::take(&mut self.global);
-                    self.read_extension(block, &mut global)?;
+                    self.read_extension(block, &mut global, MAX_GLOBAL)?;
                     self.global = global;
                     if begin == at {
                         // It belongs to no entry.
@@ -134,10 +138,13 @@ impl<R: Read> Reader<R> {
 
     /// The next `len` bytes of the content of the current entry; `None` if they are a hole.
     ///
-    /// The caller does not ask for more than the entry has: that would be an error.
+    /// It is an error to ask for more than the entry has.
     pub fn read_content(&mut self, len: u32) -> Result<Option<Vec<u8>>> {
         let begin = self.content_position;
         let end = begin + u64::from(len);
+        if end > self.content_size {
+            return Err(self.error(format!("{len} bytes asked for at {begin} of {}", self.content_size)));
+        }
         self.content_position = end;
         if self.segments.front().is_none_or(|segment| segment.offset >= end) {
             return Ok(None);
@@ -177,13 +184,13 @@ impl<R: Read> Reader<R> {
             Data::MappedInside => self.read_map_in_data()?,
         };
         self.content_position = 0;
-        self.segments = match &entry.kind {
-            Kind::Regular { size, .. } => {
-                let finished = map.finish(*size, self.stored_left);
-                finished.map_err(|fault| self.error_at(begin, fault))?.into()
-            }
-            _ => VecDeque::new(),
+        self.content_size = match entry.kind {
+            Kind::Regular { size, .. } => size,
+            _ => 0,
         };
+        // What is no file has no data, and the map of nothing.
+        let segments = map.finish(self.content_size, self.stored_left);
+        self.segments = segments.map_err(|fault| self.error_at(begin, fault))?.into();
         entry.header_position = begin;
         entry.data_position = self.position;
         Ok(entry)
@@ -217,11 +224,11 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// Reads the data of an extension, and adds it to what is there.
-    fn read_extension(&mut self, block: &Header, data: &mut Vec<u8>) -> Result<()> {
+    /// Reads the data of an extension, and adds it to what is there, up to `most` bytes.
+    fn read_extension(&mut self, block: &Header, data: &mut Vec<u8>, most: u64) -> Result<()> {
         let size = header::size(block).map_err(|fault| self.error(format!("extension header: {fault}")))?;
-        if size.saturating_add(data.len() as u64) > MAX_EXTENSION {
-            return Err(self.error(format!("extension headers of over {MAX_EXTENSION} bytes")));
+        if size.saturating_add(data.len() as u64) > most {
+            return Err(self.error(format!("extension headers of over {most} bytes")));
         }
         let begin = data.len();
         data.resize(begin + size as usize, 0);
@@ -232,7 +239,7 @@ impl<R: Read> Reader<R> {
     /// A long name, which ends with a NUL that is not part of it.
     fn read_long(&mut self, block: &Header) -> Result<Vec<u8>> {
         let mut name = Vec::new();
-        self.read_extension(block, &mut name)?;
+        self.read_extension(block, &mut name, MAX_EXTENSION)?;
         let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
         name.truncate(end);
         Ok(name)
@@ -242,7 +249,7 @@ impl<R: Read> Reader<R> {
         let rest = self.stored_left + self.padding;
         self.skip(rest)?;
         self.segments.clear();
-        (self.stored_left, self.padding) = (0, 0);
+        (self.stored_left, self.padding, self.content_size) = (0, 0, 0);
         Ok(())
     }
 

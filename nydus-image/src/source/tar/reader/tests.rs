@@ -201,6 +201,8 @@ fn sparse_files_of_all_kinds_are_the_same_file() {
         assert_eq!(reader.read_content(1000).unwrap(), None, "{dialect}");
         assert_eq!(reader.read_content(3).unwrap().unwrap(), b"abc", "{dialect}");
         assert_eq!(reader.read_content(1045).unwrap(), None, "{dialect}");
+        // Nobody gets more than there is.
+        assert!(reader.read_content(953).is_err(), "{dialect}");
         // What was not read is passed over.
         assert!(reader.next_entry().unwrap().is_none(), "{dialect}");
     }
@@ -293,4 +295,52 @@ fn what_is_no_archive_is_told_from_a_damaged_one() {
     let mut whole = sample.file("a", b"x").file("b", b"x").end();
     whole[1024] ^= 1;
     assert_eq!(fault(whole), "sample.tar: at offset 1024: the checksum of the header is wrong");
+}
+
+#[test]
+fn damage_is_an_error_or_another_archive_and_never_a_panic() {
+    let mut sample = Sample::default();
+    sample.pax(b'g', &[("comment", b"c")]).directory("d/", 0o755);
+    sample
+        .pax(b'x', &[("path", b"d/long"), ("SCHILY.xattr.user.k", b"v"), ("mtime", b"1.5")])
+        .file("x", &[1; 700]);
+    sample.pax(b'x', &[("GNU.sparse.size", b"9000"), ("GNU.sparse.map", b"100,5,8000,3")]).file("s", &[2; 8]);
+    sample.pax(b'x', &[("GNU.sparse.major", b"1"), ("GNU.sparse.realsize", b"20")]);
+    sample.header("t", b'0', 515, |_| {}).data(&[&b"1\n4\n3\n"[..], &[0; 506], b"abc"].concat());
+    sample.link("l", b'1', "d/long").link("y", b'2', "d");
+    let whole = sample.end();
+    assert!(read(whole.clone()).is_ok());
+    let mut state = 20_261_122_u64;
+    let mut random = move |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    let mut accepted = 0;
+    for _ in 0..20_000 {
+        let mut damaged = whole.clone();
+        let block = random(damaged.len() / 512) * 512;
+        for _ in 0..=random(3) {
+            damaged[block + random(512)] = [b'0', b'7', b'9', 0, 0xff, 0x80, b'\n', b' '][random(8)];
+        }
+        // Most blocks are headers: with the right checksum the damage is looked at.
+        let mut header = Header::from_byte_slice(&damaged[block..block + 512]).clone();
+        header.set_cksum();
+        damaged[block..block + 512].copy_from_slice(header.as_bytes());
+        let mut reader = reader(damaged);
+        let mut builder = crate::source::tar::TreeBuilder::new(true);
+        let built = loop {
+            match reader.next_entry() {
+                Ok(Some(entry)) => {
+                    let len =
+                        if let Kind::Regular { size, .. } = entry.kind { size.min(10_000) as u32 } else { 0 };
+                    if reader.read_content(len).is_err() || builder.add(entry).is_err() {
+                        break false;
+                    }
+                }
+                end => break end.is_ok(),
+            }
+        };
+        accepted += u32::from(built);
+    }
+    assert!((1..20_000).contains(&accepted), "{accepted} accepted");
 }
