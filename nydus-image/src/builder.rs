@@ -6,15 +6,18 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 
 use rafs::build::{Chunk, Content, NodeId, Numbering, Tree};
-use storage::blob::writer::{BlobOptions, SealedBlob};
+use storage::blob::BlobDescription;
+use storage::blob::writer::{BlobOptions, FinishedBlob, SealedBlob};
+use storage::digest::Digest;
 
 use crate::cli::{CreateArgs, SourceType, WhiteoutSpec};
 use crate::dictionary::Dictionary;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::overlay;
 use crate::pipeline::{self, Limits};
 use crate::prefetch::{self, Patterns};
 use crate::progress::{Progress, Watched};
+use crate::reference::Reference;
 use crate::source::directory::{self, ListedFile};
 use crate::source::files::{FileToStore, Files};
 use crate::source::tar::{self, Reader, TarFiles, TreeBuilder};
@@ -27,6 +30,8 @@ pub enum Input {
     Directory(ListedDirectory),
     /// To be read from front to back.
     Archive(Archive),
+    /// To be read as well, and to stay what it is.
+    Reference(Reference),
 }
 
 /// A tree, and where the content of its files is.
@@ -60,7 +65,10 @@ impl Input {
             SourceType::Directory => Self::directory(args, parent, threads),
             SourceType::Tar => Self::archive(args, parent, false),
             SourceType::TarGz | SourceType::Estargz => Self::archive(args, parent, true),
-            _ => Err(Error::Unsupported("this type of source")),
+            SourceType::TarGzRef
+            | SourceType::EstargzRef
+            | SourceType::EstargzTocRef
+            | SourceType::TarTarfs => Reference::of(args, parent).map(Self::Reference),
         }
     }
 
@@ -95,7 +103,7 @@ impl Input {
     pub fn entries(&self) -> Option<usize> {
         match self {
             Self::Directory(listed) => Some(listed.entries),
-            Self::Archive(_) => None,
+            Self::Archive(_) | Self::Reference(_) => None,
         }
     }
 }
@@ -106,13 +114,46 @@ pub struct Assembled<W: Write> {
     /// The tree; see [`assign`].
     pub tree: Tree,
     /// The blob, whose end is to be written.
-    pub blob: SealedBlob<W>,
+    pub blob: Blob<W>,
     /// The chunks of the files.
     pub chunks: StoredChunks,
     /// The files that were stored, in order.
     pub files: Vec<NodeId>,
     /// What the patterns name.
     pub prefetch: Vec<NodeId>,
+}
+
+/// What is written besides a bootstrap.
+#[derive(Debug)]
+pub enum Blob<W: Write> {
+    /// A blob.
+    Sealed(Box<SealedBlob<W>>),
+    /// Nothing: the source itself is the blob.
+    Source(Box<BlobDescription>, W),
+}
+
+impl<W: Write> Blob<W> {
+    /// The blob as a bootstrap that goes into it has to describe it.
+    pub fn description(&self) -> &BlobDescription {
+        match self {
+            Self::Sealed(blob) => blob.description(),
+            Self::Source(description, _) => description,
+        }
+    }
+
+    /// Writes what is left to be written. Nothing is written of a source, whose file has no bytes.
+    pub fn finish(self, bootstrap: Option<&[u8]>) -> Result<FinishedBlob<W>> {
+        match self {
+            Self::Sealed(blob) => Ok(blob.finish(bootstrap)?),
+            Self::Source(description, out) => Ok(FinishedBlob {
+                out,
+                id: description.id.clone(),
+                description: *description,
+                file_digest: Digest([0; 32]),
+                file_size: 0,
+            }),
+        }
+    }
 }
 
 /// Reads the content of all files, and writes the chunk data of a blob.
@@ -127,6 +168,7 @@ pub fn assemble<W: Write>(
     match input {
         Input::Directory(listed) => assemble_directory(listed, patterns, options, dictionary, out, limits),
         Input::Archive(archive) => assemble_archive(archive, patterns, options, dictionary, out, limits),
+        Input::Reference(reference) => reference.assemble(patterns, options, dictionary, out, limits),
     }
 }
 
@@ -168,7 +210,7 @@ fn assemble_directory<W: Write>(
     let (blob, chunks) = store.finish()?;
     let prefetch = first.iter().filter_map(|position| numbering.order().get(*position).copied()).collect();
     let files = files.into_iter().map(|file| file.node).collect();
-    Ok(Assembled { tree, blob, chunks, files, prefetch })
+    Ok(Assembled { tree, blob: Blob::Sealed(blob.into()), chunks, files, prefetch })
 }
 
 /// Reads an archive from front to back. Its order is that of the data, whatever the patterns say.
@@ -187,9 +229,22 @@ fn assemble_archive<W: Write>(
     pipeline::run(&mut jobs, &ChunkEncoder::new(options, dictionary), &mut watched, limits)?;
     drop(watched);
     let (blob, chunks) = store.finish()?;
-    let (mut tree, mut files) = jobs.finish();
+    let (tree, files) = jobs.finish();
+    let blob = Blob::Sealed(blob.into());
+    lay_over(tree, files, parent.zip(Some(whiteouts)), patterns, blob, chunks)
+}
+
+/// Lays the tree of an archive over that of a parent, if there is one.
+pub(crate) fn lay_over<W: Write>(
+    mut tree: Tree,
+    mut files: Vec<NodeId>,
+    parent: Option<(Tree, WhiteoutSpec)>,
+    patterns: &Patterns,
+    blob: Blob<W>,
+    chunks: StoredChunks,
+) -> Result<Assembled<W>> {
     // A layer alone keeps its whiteouts: merging asks for them.
-    if let Some(mut lower) = parent {
+    if let Some((mut lower, whiteouts)) = parent {
         let offset = overlay::apply(&mut lower, tree, whiteouts);
         tree = lower;
         files.iter_mut().for_each(|id| id.0 += offset);

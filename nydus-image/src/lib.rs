@@ -34,6 +34,7 @@ pub mod overlay;
 pub mod pipeline;
 pub mod prefetch;
 pub mod progress;
+pub mod reference;
 pub mod repack;
 pub mod signals;
 pub mod source;

@@ -3,6 +3,8 @@
 //! Invariant: a chunk is stored where it is first met, and never twice; what another image has is not stored at all.
 //! Blob and references follow from the order of the chunks alone.
 
+mod reference;
+
 use std::collections::{HashMap, VecDeque};
 use std::io::Write;
 use std::sync::Arc;
@@ -18,6 +20,8 @@ use storage::digest::Digest;
 use crate::dictionary::Dictionary;
 use crate::error::{Error, Result};
 use crate::pipeline::{Chunk, Encoder, Sink, Task};
+
+pub use reference::{InPlace, ReferenceEncoder, ReferenceStore};
 
 /// The place of the blob that is being written, until the blob table is known.
 const OWN_BLOB: u32 = u32::MAX;

@@ -158,7 +158,7 @@ fn what_cannot_be_done_is_refused_by_name_and_nothing_is_written() {
         (&["-v5", "--encrypt"], "--encrypt"),
         (&["-v5", "--features=blob-toc"], "blob-toc"),
         (&["--aligned-chunk"], "--aligned-chunk"),
-        (&["-t", "targz-ref"], "--type targz-ref: not supported yet"),
+        (&["-t", "targz-ref", "--encrypt"], "--encrypt: conflicts with --type targz-ref"),
         (&["--attributes=c"], "--attributes: not supported yet"),
     ] {
         let mut args = vec!["create", "-D", out_dir];

@@ -1,11 +1,13 @@
 //! Entry points for fuzzing: bytes in, nothing out. They must not panic, whatever the bytes, nor allocate more than
 //! 64 MiB for inputs of up to a MiB. Hidden from the documentation: not an interface.
 
+use std::io::Read as _;
+
 use bytes::Bytes;
 
 use crate::blob::{
     BlobDescription, BlobFeatures, BlobId, ChunkTable, CiLocation, Cipher, Compressor, DigestArray, Toc,
-    TocLocation,
+    TocLocation, ZranReader,
 };
 use crate::digest::{Digest, Digester};
 
@@ -109,4 +111,31 @@ pub fn toc(input: &[u8]) {
             }
         }
     }
+}
+
+/// A gzip file behind a byte that says how it is cut: pieces that are chunks, between pieces that are not.
+///
+/// What is read is what the file holds, chunk by chunk, as long as it is not refused.
+pub fn zran(input: &[u8]) {
+    let Some((cut, file)) = input.split_first() else { return };
+    let len = 1 + usize::from(*cut) * 97;
+    let Ok(mut reader) = ZranReader::new(file, 1 << 20) else { return };
+    let (mut before, mut chunk, mut total) = ([0; 512], vec![0; len], 0);
+    let mut contexts = 0;
+    while total < DECODE_BUDGET {
+        if reader.read_exact(&mut before).is_err() || reader.begin_chunk().is_err() {
+            break;
+        }
+        let whole = reader.read_exact(&mut chunk).is_ok();
+        let Ok(place) = reader.end_chunk() else { break };
+        if !whole {
+            break;
+        }
+        assert!(place.context == contexts || place.context + 1 == contexts, "contexts come one by one");
+        contexts = place.context + 1;
+        let end = place.compressed_offset + u64::from(place.compressed_size);
+        assert!(end <= file.len() as u64, "a chunk ends at {end} of {} bytes", file.len());
+        total += (before.len() + len) as u64;
+    }
+    assert!(reader.into_parts().1.len() >= contexts as usize);
 }

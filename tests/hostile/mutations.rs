@@ -96,6 +96,11 @@ fn tables_of_contents() {
 }
 
 #[test]
+fn gzip_files() {
+    try_seeds(seeds::gzip_files(), 2_000, storage::fuzzing::zran);
+}
+
+#[test]
 fn configurations() {
     try_seeds(seeds::configurations(), 10_000, nydusd::config::fuzzing);
 }

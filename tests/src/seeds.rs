@@ -1,6 +1,7 @@
 //! Well-formed inputs to damage: what the fixture images hold, in the form in which each fuzzing entry point takes it.
 
 use std::fs;
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use rafs::{Bootstrap, OpenOptions};
@@ -74,6 +75,25 @@ pub fn tocs() -> Vec<Seed> {
         }
     }
     seeds
+}
+
+/// Gzip files for `storage::fuzzing::zran`, cut into chunks in some ways: one member, several, one without blocks of
+/// codes.
+pub fn gzip_files() -> Vec<Seed> {
+    let text: Vec<u8> =
+        (0..20_000u32).flat_map(|number| (number * number).to_string().into_bytes()).collect();
+    let member = |data: &[u8], level| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::new(level));
+        encoder.write_all(data).unwrap();
+        encoder.finish().unwrap()
+    };
+    let members: Vec<u8> = text.chunks(3000).flat_map(|part| member(part, 6)).collect();
+    let files = [("one", 1, member(&text, 9)), ("many", 9, members), ("plain", 100, member(&text, 0))];
+    let seed = |(name, cut, file): (&str, u8, Vec<u8>)| Seed {
+        name: name.into(),
+        bytes: [&[cut][..], &file].concat(),
+    };
+    files.into_iter().map(seed).collect()
 }
 
 fn blobs(image: &Image) -> Vec<BlobDescription> {

@@ -24,18 +24,30 @@ pub enum SourceType {
     /// An eStargz layer, read as the tar.gz that it is.
     #[value(name = "estargz-rafs")]
     Estargz,
-    /// Metadata beside an untouched tar.gz (not supported yet).
+    /// A tar.gz that stays what it is: metadata beside it. A tar, too.
     #[value(name = "targz-ref")]
     TarGzRef,
-    /// Metadata beside an untouched eStargz layer (not supported yet).
+    /// An eStargz layer that stays what it is: metadata beside it.
     #[value(name = "estargz-ref")]
     EstargzRef,
-    /// Metadata from the table of contents of an eStargz layer (not supported yet).
+    /// The table of contents (JSON) of an eStargz layer that stays what it is; --blob-id names the layer.
     #[value(name = "estargztoc-ref", alias = "stargz_index")]
     EstargzTocRef,
-    /// Metadata beside an untouched tar (not supported yet).
+    /// A tar that is mounted as it is: a bootstrap and no blob.
     #[value(name = "tar-tarfs")]
     TarTarfs,
+}
+
+impl SourceType {
+    /// Its bytes stay where they are: what is written only says where in them the chunks lie.
+    pub fn is_kept(self) -> bool {
+        matches!(self, Self::TarGzRef | Self::EstargzRef | Self::EstargzTocRef | Self::TarTarfs)
+    }
+
+    /// As the command line names it.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 }
 
 /// A version of the format.
@@ -71,17 +83,6 @@ pub enum CompressorArg {
     /// Zstandard.
     #[value(name = "zstd")]
     Zstd,
-}
-
-impl CompressorArg {
-    /// As the results name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Lz4Block => "lz4_block",
-            Self::Zstd => "zstd",
-        }
-    }
 }
 
 impl From<CompressorArg> for Compressor {
@@ -181,25 +182,25 @@ pub struct CreateArgs {
     /// Put the bootstrap into the blob
     #[arg(long, alias = "inline-bootstrap", conflicts_with = "blob_id")]
     pub blob_inline_meta: bool,
-    /// Id of the blob instead of its SHA-256
+    /// Id of the blob instead of its SHA-256; estargztoc-ref: id of the layer, needed; tar-tarfs: id of the tar
     #[arg(long, value_name = "ID")]
     pub blob_id: Option<String>,
-    /// Size of the data blob of estargztoc-ref, hexadecimal (not supported yet)
+    /// Bytes of the layer, for estargztoc-ref: a hexadecimal number, with or without 0x
     #[arg(long, value_name = "HEX")]
     pub blob_data_size: Option<String>,
     /// Where the chunks begin in the blob (not supported yet)
     #[arg(long, value_name = "BYTES", value_parser = parse_number, default_value = "0", hide = true)]
     pub blob_offset: u64,
-    /// Largest chunk in bytes: a power of two, 0x1000 to 0x1000000 [default: 0x100000]
+    /// Largest chunk in bytes: a power of two, 0x1000 to 0x1000000 [default: 0x100000, estargztoc-ref: 0x400000]
     #[arg(long, value_name = "BYTES", value_parser = parse_number)]
     pub chunk_size: Option<u64>,
     /// Put small files together into units of this many bytes: a power of two up to the chunk size; 0: do not
     #[arg(long, value_name = "BYTES", value_parser = parse_number, default_value = "0")]
     pub batch_size: u64,
-    /// How to compress chunks
+    /// How to compress chunks; sources that stay what they are know better
     #[arg(long, value_enum, default_value = "zstd")]
     pub compressor: CompressorArg,
-    /// How to digest chunks
+    /// How to digest chunks; for sources that stay what they are with sha256
     #[arg(long, value_enum, default_value = "blake3")]
     pub digester: DigesterArg,
     /// Accepted, does nothing: bootstraps tell all that is needed of dictionary and parent blobs

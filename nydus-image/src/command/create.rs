@@ -9,17 +9,17 @@ use rafs::Version;
 use rafs::build::{BlobEntry, Content, ImageOptions, OWN_BLOB_ID, Tree, write_bootstrap};
 use storage::backend::localfs::{LocalFs, LocalFsConfig};
 use storage::blob::writer::BlobOptions;
-use storage::blob::{BlobDescription, BlobId};
+use storage::blob::{BlobDescription, BlobId, Compressor};
 use storage::digest::Digester;
 
 use crate::builder::{self, Assembled, Input};
 use crate::cache_files;
 use crate::cipher;
-use crate::cli::{CompressorArg, CreateArgs, Feature, FsVersion, GlobalArgs, PrefetchPolicy, SourceType};
+use crate::cli::{CreateArgs, Feature, FsVersion, GlobalArgs, PrefetchPolicy, SourceType};
 use crate::dictionary::Dictionary;
 use crate::error::{Error, Result};
 use crate::layers::{self, Layer};
-use crate::output::{Output, Trace};
+use crate::output::{Output, Trace, compressor_name};
 use crate::pipeline::Limits;
 use crate::prefetch::Patterns;
 use crate::store::Counts;
@@ -30,6 +30,8 @@ use crate::target::Target;
 const IN_FLIGHT: u64 = 32 << 20;
 /// The default size of chunks.
 const CHUNK_SIZE: u64 = 1 << 20;
+/// The same for tables of contents of eStargz layers, which were cut when they were made.
+const ESTARGZ_CHUNK_SIZE: u64 = 4 << 20;
 
 /// Builds an image, and says what was built.
 pub fn run(args: &CreateArgs, global: &GlobalArgs) -> Result<()> {
@@ -89,8 +91,8 @@ pub fn run(args: &CreateArgs, global: &GlobalArgs) -> Result<()> {
         built.blobs,
     );
     let bootstrap = built.bootstrap.map_or_else(String::new, |path| path.display().to_string());
-    let mut output =
-        Output::new(bootstrap, built.blobs, trace, args.fs_version.name(), compressor(args).name());
+    let compressor = compressor_name(compressor(args));
+    let mut output = Output::new(bootstrap, built.blobs, trace, args.fs_version.name(), compressor);
     output.external_bootstrap = built.external.map_or_else(String::new, |path| path.display().to_string());
     output.deliver(args.output_json.as_deref(), global.json)
 }
@@ -106,9 +108,13 @@ struct Plan {
 impl Plan {
     fn of(args: &CreateArgs) -> Result<Self> {
         refuse_unsupported(args)?;
+        refuse_for_source(args)?;
         let usage = |text: String| Err(Error::Usage(text));
         let is_v6 = args.fs_version == FsVersion::V6;
-        let chunk_size = args.chunk_size.unwrap_or(CHUNK_SIZE);
+        let chunk_size = args.chunk_size.unwrap_or(match args.source_type {
+            SourceType::EstargzTocRef => ESTARGZ_CHUNK_SIZE,
+            _ => CHUNK_SIZE,
+        });
         let in_range = |size: u64, most: u64| size.is_power_of_two() && (0x1000..=most).contains(&size);
         if !in_range(chunk_size, 0x100_0000) {
             return usage(format!(
@@ -147,10 +153,18 @@ impl Plan {
 
         // Checked to be at most 2^24.
         let (chunk_size, batch_size) = (chunk_size as u32, args.batch_size as u32);
-        let (compressor, digester) = (compressor(args).into(), args.digester.into());
+        let digester = match args.source_type.is_kept() {
+            true => Digester::Sha256,
+            false => args.digester.into(),
+        };
+        // In a cache chunks are never compressed.
+        let stored = match args.blob_cache_dir {
+            Some(_) => Compressor::None,
+            None => args.compressor.into(),
+        };
         let mut blob = match args.fs_version {
-            FsVersion::V5 => BlobOptions::v5(compressor, digester, chunk_size),
-            FsVersion::V6 => BlobOptions::v6(compressor, digester, chunk_size),
+            FsVersion::V5 => BlobOptions::v5(stored, digester, chunk_size),
+            FsVersion::V6 => BlobOptions::v6(stored, digester, chunk_size),
         };
         blob.aligned |= args.aligned_chunk;
         blob.toc = args.features.contains(&Feature::BlobToc);
@@ -164,8 +178,9 @@ impl Plan {
         };
         let image = ImageOptions {
             chunk_size,
-            compressor,
+            compressor: compressor(args),
             digester,
+            block_size: if args.source_type == SourceType::TarTarfs { 512 } else { 4096 },
             explicit_owners: !args.repeatable,
             ..ImageOptions::new(version)
         };
@@ -175,28 +190,44 @@ impl Plan {
 
 /// Names the first option whose function does not exist.
 fn refuse_unsupported(args: &CreateArgs) -> Result<()> {
-    let source = match args.source_type {
-        SourceType::Directory | SourceType::Tar | SourceType::TarGz | SourceType::Estargz => None,
-        SourceType::TarGzRef => Some("--type targz-ref"),
-        SourceType::EstargzRef => Some("--type estargz-ref"),
-        SourceType::EstargzTocRef => Some("--type estargztoc-ref"),
-        SourceType::TarTarfs => Some("--type tar-tarfs"),
-    };
     let options = [
         (args.external_blob.is_some(), "--external-blob"),
-        (args.blob_data_size.is_some(), "--blob-data-size"),
         (args.blob_offset != 0, "--blob-offset"),
         (args.attributes.is_some(), "--attributes"),
     ];
     let option = options.into_iter().find_map(|(given, name)| given.then_some(name));
-    source.or(option).map_or(Ok(()), |name| Err(Error::Unsupported(name)))
+    option.map_or(Ok(()), |name| Err(Error::Unsupported(name)))
 }
 
-/// How chunks are compressed: in a cache they never are.
-fn compressor(args: &CreateArgs) -> CompressorArg {
-    match args.blob_cache_dir {
-        Some(_) => CompressorArg::None,
-        None => args.compressor,
+/// Refuses options that mean nothing for the type of the source.
+fn refuse_for_source(args: &CreateArgs) -> Result<()> {
+    let source = args.source_type;
+    let is_toc = source == SourceType::EstargzTocRef;
+    let is_tarfs = source == SourceType::TarTarfs;
+    let is_kept = source.is_kept();
+    let options = [
+        (args.fs_version != FsVersion::V6 && is_kept, "--fs-version 5"),
+        (args.batch_size != 0 && is_kept, "--batch-size"),
+        (args.encrypt && is_kept, "--encrypt"),
+        (args.blob_id.is_some() && is_kept && !is_toc && !is_tarfs, "--blob-id"),
+        (args.blob_cache_dir.is_some() && is_kept, "--blob-cache-dir"),
+        (args.blob_inline_meta && is_tarfs, "--blob-inline-meta"),
+        (args.features.contains(&Feature::BlobToc) && is_tarfs, "--features blob-toc"),
+        (args.blob_data_size.is_some() && !is_toc, "--blob-data-size"),
+    ];
+    match options.into_iter().find_map(|(given, name)| given.then_some(name)) {
+        Some(option) => Err(Error::Usage(format!("{option}: conflicts with --type {}", source.name()))),
+        None => Ok(()),
+    }
+}
+
+/// How the chunks of the image are compressed: a source that stays what it is knows, and in a cache they never are.
+fn compressor(args: &CreateArgs) -> Compressor {
+    match args.source_type {
+        SourceType::TarTarfs => Compressor::None,
+        source if source.is_kept() => Compressor::Gzip,
+        _ if args.blob_cache_dir.is_some() => Compressor::None,
+        _ => args.compressor.into(),
     }
 }
 
@@ -257,12 +288,14 @@ fn finish(
         (blob.finish(Some(&bootstrap))?, None, table)
     } else {
         let mut finished = blob.finish(None)?;
-        if let Some(id) = &args.blob_id {
-            finished.description.id = BlobId::new(id)?;
+        if let Some(id) = args.blob_id.as_ref().filter(|_| !args.source_type.is_kept()) {
+            finished.id = BlobId::new(id)?;
+            finished.description.id = finished.id.clone();
         }
         let (bootstrap, table) = bootstrap_of(&mut tree, &finished.description)?;
         (finished, Some(bootstrap), table)
     };
+    // The object that the chunks are in: it exists already where the source stays what it is.
     let id = finished.description.id;
     if args.blob_cache_dir.is_some()
         && let Some(directory) = directory
@@ -273,6 +306,10 @@ fn finish(
         let blobs = Blobs::new(Arc::new(backend))?;
         cache_files::write(directory, &tree, place, &blobs.open(&own.description)?)?;
     }
+    let blob_size = match args.source_type.is_kept() {
+        true => finished.description.compressed_size,
+        false => finished.file_size,
+    };
     let blobs = table.into_iter().map(|entry| match entry.description.id {
         own if own.as_str() == OWN_BLOB_ID => id.to_string(),
         other => other.to_string(),
@@ -296,8 +333,9 @@ fn finish(
     let target = finished.out;
     match (finished.file_size, directory) {
         _ if args.blob_cache_dir.is_some() => target.discard(false)?,
-        (0, directory) => target.discard(directory.is_none())?,
-        (_, Some(directory)) => target.commit_as(&directory.join(id.as_str()))?,
+        // Where the source itself is the blob, nothing was to be written.
+        (0, directory) => target.discard(directory.is_none() && args.source_type != SourceType::TarTarfs)?,
+        (_, Some(directory)) => target.commit_as(&directory.join(finished.id.as_str()))?,
         (_, None) => target.commit()?,
     }
     let external = match &args.bootstrap {
@@ -314,7 +352,7 @@ fn finish(
             Some(path)
         }
     };
-    Ok(Built { bootstrap, external, blobs, blob_size: finished.file_size, counts })
+    Ok(Built { bootstrap, external, blobs, blob_size, counts })
 }
 
 /// Writes the bootstrap of the files that others store, as tools expect it beside the bootstrap: a root without

@@ -2,5 +2,9 @@
 
 pub mod content;
 pub mod directory;
+pub mod estargz_toc;
 pub mod files;
+pub mod hashed;
+pub mod layer;
 pub mod tar;
+pub mod tarfs;

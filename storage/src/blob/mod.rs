@@ -27,6 +27,7 @@ pub use digest_array::{DigestArray, fetch_digests};
 pub use inlined_bootstrap::extract_bootstrap;
 pub use toc::{Toc, TocEntry};
 pub use unit::{MAX_DECODED_SIZE, Unit, check_chunk};
+pub use zran::{ZranChunk, ZranContexts, ZranReader};
 
 /// The result of checking one structure; the error is the detail that goes into an [`crate::Error`] beside the name
 /// of the thing.

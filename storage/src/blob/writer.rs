@@ -1,8 +1,9 @@
-//! Writing native blobs (spec/blob.md §2 to §9, §11, §13): chunks in, one stream out.
+//! Writing blobs (spec/blob.md §2 to §11, §13): chunks in, one stream out.
 //!
 //! What costs CPU is outside of the writer, in functions for many threads: [`encode_chunk`] and [`Batch::encode`]. The
 //! [`BlobWriter`] puts their results behind each other in the order in which it is given them, and hashes what goes
 //! out; then [`BlobWriter::seal`] writes what describes the chunks and [`SealedBlob::finish`] what describes the blob.
+//! Where the chunks stay in a tar.gz or a tar, a [`ReferenceWriter`] takes the place of the blob writer.
 //!
 //! Invariant: the bytes follow from the options and the chunks alone. A blob that the writer finishes is one that
 //! [`ChunkTable`](super::ChunkTable) and [`Toc`](super::Toc) accept, and each of its chunks can be decoded.
@@ -12,6 +13,7 @@ mod chunk;
 mod chunk_array;
 mod options;
 mod output;
+mod reference;
 mod seal;
 
 use std::io::Write;
@@ -19,6 +21,7 @@ use std::io::Write;
 pub use batch::{Batch, Batcher, EncodedBatch};
 pub use chunk::{EncodedChunk, encode_chunk, encode_digested};
 pub use options::BlobOptions;
+pub use reference::{DataChunk, DataKind, DataObject, ReferenceOptions, ReferenceWriter};
 pub use seal::{FinishedBlob, SealedBlob};
 
 use self::chunk_array::ChunkArray;

@@ -1,7 +1,13 @@
-//! Decoding of one ZRan context (spec/blob.md §10): inflate resumed in the middle of a gzip file.
+//! ZRan (spec/blob.md §10): inflate resumed in the middle of a gzip file. Here one context is decoded; [`ZranReader`]
+//! finds the contexts of a file that is read.
+
+mod history;
+mod reader;
+
+pub use reader::{ZranChunk, ZranContexts, ZranReader};
 
 use super::layout::ZranContext;
-use crate::codec::inflate::RawInflate;
+use crate::codec::inflate::Inflate;
 use crate::{Error, Result};
 
 /// CRC-32 and length, behind each gzip member.
@@ -13,7 +19,7 @@ const TRAILER_SIZE: usize = 8;
 /// Errors are [`Error::Corrupt`]. `out_len` is bounded by the caller.
 pub(super) fn decode(context: &ZranContext, dictionary: &[u8], input: &[u8]) -> Result<Vec<u8>> {
     let mut output = vec![0; context.out_len.get() as usize];
-    let mut inflate = RawInflate::new()?;
+    let mut inflate = Inflate::raw()?;
     if context.bits != 0 {
         // The high bits of the byte before belong to the resumed block.
         let value = u32::from(context.byte)
@@ -83,6 +89,9 @@ impl<'a> Rest<'a> {
         Ok(taken)
     }
 }
+
+#[cfg(test)]
+mod hostile;
 
 #[cfg(test)]
 mod tests {

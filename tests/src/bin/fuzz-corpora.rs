@@ -12,6 +12,7 @@ fn main() -> Result<()> {
     write(&dir, "bootstrap_v6", v6)?;
     write(&dir, "chunk_table", seeds::chunk_tables())?;
     write(&dir, "toc", seeds::tocs())?;
+    write(&dir, "zran", seeds::gzip_files())?;
     write(&dir, "config", seeds::configurations())
 }
 

@@ -13,6 +13,11 @@ use crate::pipeline::{Content, Job, Jobs};
 /// What an eStargz layer has in its root besides the files of the layer.
 const ESTARGZ_EXTRAS: [&[u8]; 3] = [b"stargz.index.json", b".prefetch.landmark", b".no.prefetch.landmark"];
 
+/// True if what has this path is of use to readers of an eStargz layer, and no file of it.
+pub fn is_estargz_extra(path: &[u8]) -> bool {
+    matches!(components(path).as_deref(), Ok([name]) if ESTARGZ_EXTRAS.contains(name))
+}
+
 /// Cuts the files of an archive into chunks.
 #[derive(Debug)]
 pub struct TarFiles<R> {
@@ -46,10 +51,7 @@ impl<R: Read> TarFiles<R> {
     /// Goes on to the next file with content; `None` if there is none.
     fn next_file(&mut self) -> Result<Option<Current>> {
         while let Some(entry) = self.reader.next_entry()? {
-            if self.is_estargz
-                && let Ok([name]) = components(&entry.path).as_deref()
-                && ESTARGZ_EXTRAS.contains(name)
-            {
+            if self.is_estargz && is_estargz_extra(&entry.path) {
                 continue;
             }
             let size = match entry.kind {

@@ -25,7 +25,7 @@ mod reader;
 mod sparse;
 mod tree;
 
-pub use chunks::TarFiles;
+pub use chunks::{TarFiles, is_estargz_extra};
 pub use entry::{Entry, Kind};
 pub use input::{GzipMembers, open};
 pub use reader::Reader;

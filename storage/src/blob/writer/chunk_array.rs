@@ -1,20 +1,27 @@
-//! The tables of a blob that is being written, packed as they will be stored (spec/blob.md §8, §9).
+//! The tables of a blob that is being written, packed as they will be stored (spec/blob.md §8 to §10).
 
 use zerocopy::IntoBytes;
 
 use super::BlobOptions;
 use crate::blob::ChunkDescription;
-use crate::blob::layout::{BatchContext, CONTEXT_SIZE, EntryV1, EntryV2};
+use crate::blob::layout::{BatchContext, EntryV1, EntryV2};
 use crate::digest::Digest;
 
-/// Chunk-information entries, batch contexts and digests; of each only what the options ask for.
+/// Chunk-information entries, contexts and digests; of each only what the options ask for.
 #[derive(Debug)]
 pub(super) struct ChunkArray {
     kind: Option<Kind>,
     count: u32,
     entries: Vec<u8>,
-    contexts: Vec<u8>,
+    contexts: Contexts,
     digests: Option<Vec<u8>>,
+}
+
+/// The context table, and how many contexts there are.
+#[derive(Debug, Default)]
+pub(super) struct Contexts {
+    pub(super) bytes: Vec<u8>,
+    pub(super) count: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -25,13 +32,17 @@ enum Kind {
 
 impl ChunkArray {
     pub(super) fn new(options: &BlobOptions) -> Self {
-        let kind = if options.is_v2() { Kind::V2 } else { Kind::V1 };
+        Self::of(options.chunk_table, options.is_v2(), options.toc)
+    }
+
+    pub(super) fn of(has_entries: bool, has_v2_entries: bool, has_digests: bool) -> Self {
+        let kind = if has_v2_entries { Kind::V2 } else { Kind::V1 };
         Self {
-            kind: options.chunk_table.then_some(kind),
+            kind: has_entries.then_some(kind),
             count: 0,
             entries: Vec::new(),
-            contexts: Vec::new(),
-            digests: options.toc.then(Vec::new),
+            contexts: Contexts::default(),
+            digests: has_digests.then(Vec::new),
         }
     }
 
@@ -54,7 +65,14 @@ impl ChunkArray {
             uncompressed_size: uncompressed_size.into(),
             reserved: [0; 32],
         };
-        self.contexts.extend_from_slice(context.as_bytes());
+        self.contexts.bytes.extend_from_slice(context.as_bytes());
+        self.contexts.count += 1;
+    }
+
+    /// The contexts of a tar.gz, at the end.
+    pub(super) fn set_contexts(&mut self, bytes: Vec<u8>, count: usize) {
+        // No more than chunks.
+        self.contexts = Contexts { bytes, count: count as u32 };
     }
 
     /// Chunks so far.
@@ -64,18 +82,12 @@ impl ChunkArray {
 
     /// Batches so far: never more than chunks.
     pub(super) fn batch_count(&self) -> u32 {
-        (self.contexts.len() / CONTEXT_SIZE) as u32
+        self.contexts.count
     }
 
-    /// Bytes of the contexts.
-    pub(super) fn contexts_size(&self) -> usize {
-        self.contexts.len()
-    }
-
-    /// The CI array, contexts included, and the digest array.
-    pub(super) fn into_parts(mut self) -> (Vec<u8>, Option<Vec<u8>>) {
-        self.entries.append(&mut self.contexts);
-        (self.entries, self.digests)
+    /// The entries, what lies behind them in the CI array, and the digest array.
+    pub(super) fn into_parts(self) -> (Vec<u8>, Contexts, Option<Vec<u8>>) {
+        (self.entries, self.contexts, self.digests)
     }
 
     #[cfg(test)]

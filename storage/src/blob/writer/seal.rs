@@ -5,11 +5,14 @@ use std::io::Write;
 use zerocopy::IntoBytes;
 
 use super::chunk::{encode_section, encrypt};
+use super::chunk_array::{ChunkArray, Contexts};
 use super::output::Output;
+use super::reference::{DataObject, ReferenceWriter};
 use super::{BlobOptions, BlobWriter};
-use crate::blob::layout::{CI_HEADER_SIZE, CI_MAGIC, CONTEXT_SIZE, CiHeader};
+use crate::blob::layout::{CI_HEADER_SIZE, CI_MAGIC, CiHeader};
 use crate::blob::{
-    BlobDescription, BlobFeatures, BlobId, CiLocation, Compressor, TocEntry, TocLocation, tar_header,
+    BlobDescription, BlobFeatures, BlobId, CiLocation, Compressor, TocEntry, TocLocation, ZranContexts,
+    tar_header,
 };
 use crate::digest::{Digest, Digester};
 use crate::{Error, Result, codec};
@@ -22,6 +25,8 @@ const PLACEHOLDER: &str = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
 pub struct SealedBlob<W> {
     options: BlobOptions,
     output: Output<W>,
+    /// The chunk data is an object of its own, of this name and size.
+    data: Option<DataObject>,
     toc: Vec<TocEntry>,
     /// As an inlined bootstrap records it.
     description: BlobDescription,
@@ -32,9 +37,12 @@ pub struct SealedBlob<W> {
 pub struct FinishedBlob<W> {
     /// Where it was written to, flushed.
     pub out: W,
-    /// What goes into a blob table; the index is 0. The id is the SHA-256 of the file without its digest array. Where
-    /// the bootstrap is inlined, `compressed_size` is what that bootstrap records: the bytes before itself.
+    /// What goes into a blob table; the index is 0. Id and `compressed_size` are those of the data: of this file, or of
+    /// the object that a RAFS blob is about. Where the bootstrap is inlined, `compressed_size` of this file is what that
+    /// bootstrap records: the bytes before itself.
     pub description: BlobDescription,
+    /// The name of the file: the SHA-256 of its bytes without the digest array.
+    pub id: BlobId,
     /// SHA-256 of the whole file: the id as well, but for blobs with a digest array.
     pub file_digest: Digest,
     /// Bytes of the file. 0: there is nothing in it, and there should be no such file (spec/blob.md §14).
@@ -45,38 +53,56 @@ impl<W: Write> SealedBlob<W> {
     /// Writes what follows the chunk data: nothing, if there are no chunks.
     pub(super) fn seal(writer: BlobWriter<W>) -> Result<Self> {
         let BlobWriter { options, output, chunks, uncompressed_size } = writer;
-        let description = BlobDescription {
-            index: 0,
-            id: BlobId::new(PLACEHOLDER)?,
-            chunk_size: options.chunk_size,
-            chunk_count: chunks.count(),
-            compressor: options.compressor,
-            digester: options.digester,
-            cipher: options.cipher,
-            features: options.features(chunks.count()),
-            compressed_size: 0,
-            uncompressed_size,
-            ci: None,
-            toc: options.toc.then_some(TocLocation { size: 0, digest: Digest([0; 32]) }),
-            meta_id: None,
-            meta_size: 0,
-        };
-        let mut blob = Self { options, output, toc: Vec::new(), description };
+        let description = describe(&options, &chunks, uncompressed_size)?;
+        let mut blob = Self { options, output, data: None, toc: Vec::new(), description };
         if chunks.count() != 0 {
             blob.end_data()?;
-            let contexts_size = chunks.contexts_size();
-            let (array, digests) = chunks.into_parts();
-            if blob.options.chunk_table {
-                blob.write_chunk_table(array, contexts_size)?;
-            }
-            if let Some(digests) = digests {
-                blob.toc.push(plain("blob.digest", blob.output.position(), &digests));
-                blob.output.write_digest_array(&digests)?;
-                blob.write_tar_header("blob.digest", digests.len() as u64)?;
-            }
+            blob.write_tables(chunks)?;
         }
         blob.description.compressed_size = blob.output.position();
         Ok(blob)
+    }
+
+    /// Writes what describes the chunks of another object.
+    pub(super) fn seal_reference(
+        writer: ReferenceWriter,
+        out: W,
+        data: DataObject,
+        contexts: ZranContexts,
+    ) -> Result<Self> {
+        let ReferenceWriter { options: reference, mut chunks, uncompressed_size, contexts: used } = writer;
+        let table = contexts.pack(&used).ok_or_else(|| {
+            let last = used.last().copied().unwrap_or(0);
+            Error::invalid("chunk table", format!("a chunk is in context {last} of {}", contexts.len()))
+        })?;
+        chunks.set_contexts(table, used.len());
+        let options = reference.as_native();
+        let mut description = describe(&options, &chunks, uncompressed_size)?;
+        description.features |= reference.features();
+        description.compressor = Compressor::Gzip;
+        description.id = data.id.clone();
+        description.compressed_size = data.size;
+        description.meta_id = Some(BlobId::new(PLACEHOLDER)?);
+        let mut blob =
+            Self { options, output: Output::new(out), data: Some(data), toc: Vec::new(), description };
+        if chunks.count() != 0 {
+            blob.write_tables(chunks)?;
+        }
+        Ok(blob)
+    }
+
+    /// The chunk table and the digests of its chunks.
+    fn write_tables(&mut self, chunks: ChunkArray) -> Result<()> {
+        let (entries, contexts, digests) = chunks.into_parts();
+        if self.options.chunk_table {
+            self.write_chunk_table(entries, contexts)?;
+        }
+        if let Some(digests) = digests {
+            self.toc.push(plain("blob.digest", self.output.position(), &digests));
+            self.output.write_digest_array(&digests)?;
+            self.write_tar_header("blob.digest", digests.len() as u64)?;
+        }
+        Ok(())
     }
 
     fn end_data(&mut self) -> Result<()> {
@@ -95,7 +121,9 @@ impl<W: Write> SealedBlob<W> {
     }
 
     /// CI array, CI header, and their tar header.
-    fn write_chunk_table(&mut self, array: Vec<u8>, contexts_size: usize) -> Result<()> {
+    fn write_chunk_table(&mut self, mut array: Vec<u8>, mut contexts: Contexts) -> Result<()> {
+        let contexts_size = contexts.bytes.len() as u64;
+        array.append(&mut contexts.bytes);
         let digest = Digester::Sha256.digest(&array);
         let uncompressed_size = array.len() as u64;
         let (stored, compressor) = encode_section(array, &self.options)?;
@@ -106,7 +134,7 @@ impl<W: Write> SealedBlob<W> {
         self.toc.push(TocEntry { name, compressor, digest, offset, compressed_size, uncompressed_size });
         self.output.write(&stored)?;
 
-        let header = header(&self.description, &ci, contexts_size);
+        let header = header(&self.description, &ci, contexts_size, contexts.count);
         self.toc.push(plain("blob.meta.header", self.output.position(), header.as_bytes()));
         self.output.write(&encrypt(header.as_bytes().to_vec(), &self.options))?;
         self.write_tar_header("blob.meta", compressed_size + CI_HEADER_SIZE as u64)
@@ -135,14 +163,25 @@ impl<W: Write> SealedBlob<W> {
         if self.options.toc && !self.toc.is_empty() {
             self.write_toc()?;
         }
-        let Self { output, mut description, .. } = self;
+        let Self { output, data, mut description, .. } = self;
         let file_size = output.position();
-        if !inlined {
-            description.compressed_size = file_size;
+        let id = BlobId::new(&output.id().to_string())?;
+        match (data.is_some(), inlined) {
+            (true, false) => {
+                description.meta_id = Some(id.clone());
+                description.meta_size = file_size;
+            }
+            // The bootstrap does not know the object that it is in.
+            (true, true) => {}
+            (false, _) => {
+                description.id = id.clone();
+                if !inlined {
+                    description.compressed_size = file_size;
+                }
+            }
         }
-        description.id = BlobId::new(&output.id().to_string())?;
         let (out, file_digest) = output.finish()?;
-        Ok(FinishedBlob { out, description, file_digest, file_size })
+        Ok(FinishedBlob { out, description, id, file_digest, file_size })
     }
 
     fn write_bootstrap(&mut self, bootstrap: &[u8]) -> Result<()> {
@@ -183,9 +222,34 @@ impl<W: Write> SealedBlob<W> {
     }
 }
 
-fn header(description: &BlobDescription, ci: &CiLocation, contexts_size: usize) -> CiHeader {
-    let batches = description.features.contains(BlobFeatures::BATCH);
-    let entries_size = ci.uncompressed_size - contexts_size as u64;
+/// A blob before anything but its chunks is known.
+fn describe(options: &BlobOptions, chunks: &ChunkArray, uncompressed_size: u64) -> Result<BlobDescription> {
+    Ok(BlobDescription {
+        index: 0,
+        id: BlobId::new(PLACEHOLDER)?,
+        chunk_size: options.chunk_size,
+        chunk_count: chunks.count(),
+        compressor: options.compressor,
+        digester: options.digester,
+        cipher: options.cipher,
+        features: options.features(chunks.count()),
+        compressed_size: 0,
+        uncompressed_size,
+        ci: None,
+        toc: options.toc.then_some(TocLocation { size: 0, digest: Digest([0; 32]) }),
+        meta_id: None,
+        meta_size: 0,
+    })
+}
+
+fn header(
+    description: &BlobDescription,
+    ci: &CiLocation,
+    contexts_size: u64,
+    context_count: u32,
+) -> CiHeader {
+    let has_contexts = description.features.intersects(BlobFeatures::BATCH | BlobFeatures::ZRAN);
+    let entries_size = ci.uncompressed_size - contexts_size;
     CiHeader {
         magic: CI_MAGIC.into(),
         features: description.features.bits().into(),
@@ -194,10 +258,9 @@ fn header(description: &BlobDescription, ci: &CiLocation, contexts_size: usize) 
         ci_offset: ci.offset.into(),
         ci_compressed_size: ci.compressed_size.into(),
         ci_uncompressed_size: ci.uncompressed_size.into(),
-        ctx_offset: if batches { entries_size } else { 0 }.into(),
-        ctx_size: (contexts_size as u64).into(),
-        // No more than chunks.
-        ctx_count: ((contexts_size / CONTEXT_SIZE) as u32).into(),
+        ctx_offset: if has_contexts { entries_size } else { 0 }.into(),
+        ctx_size: contexts_size.into(),
+        ctx_count: context_count.into(),
         reserved: [0; 4032],
         magic2: CI_MAGIC.into(),
     }
