@@ -13,10 +13,11 @@ use nix::errno::Errno;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::ahead::Ahead;
 use super::errno::errno;
 use super::failed::FailedRanges;
 use super::nodeid::NodeIds;
-use super::reply::Reply;
+use super::reply::{self, Reply};
 use crate::filesystem::Filesystem;
 
 /// Everything a READ needs.
@@ -27,19 +28,39 @@ pub(super) struct Reads {
     pub(super) runtime: Handle,
     pub(super) failed: FailedRanges,
     pub(super) parked: Parked,
+    pub(super) ahead: Option<Arc<Ahead>>,
 }
 
 impl Reads {
     /// Serves one READ. `buffer` is the worker's own, reused from request to request.
     pub(super) fn serve(self: &Arc<Self>, unique: u64, nodeid: u64, wanted: &ReadIn, buffer: &mut [u8]) {
         let reply = Reply::new(self.device.clone(), unique);
-        let Some(buffer) = buffer.get_mut(..wanted.size as usize) else {
+        let Some(out) = buffer.get_mut(..wanted.size as usize) else {
             return reply.error(Errno::EINVAL);
         };
-        match self.filesystem.read_ready(self.nodeids.ino(nodeid), wanted.offset, buffer) {
-            Ok(Some(len)) => reply.data(&buffer[..len]),
+        match self.filesystem.read_ready(self.nodeids.ino(nodeid), wanted.offset, out) {
+            Ok(Some(len)) => {
+                reply.data(&out[..len]);
+                if wanted.offset == 0 {
+                    self.send_ahead(nodeid, buffer);
+                }
+            }
             Ok(None) => self.park(unique, nodeid, wanted, reply),
             Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    /// Sends the files behind the one whose start was just read, as far as they are ready.
+    fn send_ahead(&self, nodeid: u64, buffer: &mut [u8]) {
+        let Some(burst) = self.ahead.as_ref().and_then(|ahead| ahead.read(nodeid)) else { return };
+        for &(nodeid, size) in &burst.files {
+            let Some(out) = buffer.get_mut(..size as usize) else { continue };
+            if let Ok(Some(len)) = self.filesystem.read_ready(self.nodeids.ino(nodeid), 0, out)
+                && len == out.len()
+                && !reply::store(&self.device, nodeid, out)
+            {
+                return;
+            }
         }
     }
 
