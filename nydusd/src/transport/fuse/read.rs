@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fuse_backend_rs::abi::fuse_abi::ReadIn;
 use nix::errno::Errno;
@@ -19,6 +19,9 @@ use super::failed::FailedRanges;
 use super::nodeid::NodeIds;
 use super::reply::{self, Reply};
 use crate::filesystem::Filesystem;
+
+/// How long a reader's answer is held back by what is sent ahead.
+const AHEAD_LIMIT: Duration = Duration::from_micros(500);
 
 /// Everything a READ needs.
 pub(super) struct Reads {
@@ -35,30 +38,32 @@ impl Reads {
     /// Serves one READ. `buffer` is the worker's own, reused from request to request.
     pub(super) fn serve(self: &Arc<Self>, unique: u64, nodeid: u64, wanted: &ReadIn, buffer: &mut [u8]) {
         let reply = Reply::new(self.device.clone(), unique);
-        let Some(out) = buffer.get_mut(..wanted.size as usize) else {
+        let Some((out, rest)) = buffer.split_at_mut_checked(wanted.size as usize) else {
             return reply.error(Errno::EINVAL);
         };
         match self.filesystem.read_ready(self.nodeids.ino(nodeid), wanted.offset, out) {
             Ok(Some(len)) => {
-                reply.data(&out[..len]);
                 if wanted.offset == 0 {
-                    self.send_ahead(nodeid, buffer);
+                    self.send_ahead(nodeid, rest);
                 }
+                reply.data(&out[..len]);
             }
             Ok(None) => self.park(unique, nodeid, wanted, reply),
             Err(error) => reply.error(errno(&error)),
         }
     }
 
-    /// Sends the files behind the one whose start was just read, as far as they are ready.
+    /// Sends the files behind the one whose start is being read, as far as they are ready and time allows.
+    ///
+    /// Before the answer: a reader that is already awake would catch up, and everything would be copied twice.
     fn send_ahead(&self, nodeid: u64, buffer: &mut [u8]) {
         let Some(burst) = self.ahead.as_ref().and_then(|ahead| ahead.read(nodeid)) else { return };
+        let started = Instant::now();
         for &(nodeid, size) in &burst.files {
             let Some(out) = buffer.get_mut(..size as usize) else { continue };
-            if let Ok(Some(len)) = self.filesystem.read_ready(self.nodeids.ino(nodeid), 0, out)
-                && len == out.len()
-                && !reply::store(&self.device, nodeid, out)
-            {
+            let ready = self.filesystem.read_ready(self.nodeids.ino(nodeid), 0, out);
+            let whole = matches!(ready, Ok(Some(len)) if len == out.len());
+            if whole && !reply::store(&self.device, nodeid, out) || started.elapsed() > AHEAD_LIMIT {
                 return;
             }
         }
