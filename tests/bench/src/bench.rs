@@ -153,6 +153,7 @@ impl<'a> Bench<'a> {
         let mount = self.mount(subject, case)?;
         if !self.args.keep_page_cache {
             page_cache::drop_all()?;
+            page_cache::claim_memory();
         }
         let before = mount.usage()?;
         let start = Instant::now();
