@@ -395,3 +395,6 @@ impl Endpoints {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

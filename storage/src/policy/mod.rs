@@ -33,6 +33,7 @@ pub mod endpoint;
 pub mod retry;
 #[cfg(test)]
 mod simulation;
+pub mod token;
 
 /// A random duration in `from..to`.
 fn between(random: &mut fastrand::Rng, from: Duration, to: Duration) -> Duration {
