@@ -252,3 +252,20 @@ fn an_endpoint_that_does_not_answer_pings_comes_last() {
     assert!(endpoints.pinged(FIRST, true));
     assert_eq!(sent(endpoints.choose(now, &mut on_demand(now))).endpoint(), FIRST);
 }
+
+#[test]
+fn room_is_given_in_the_order_of_coming_and_a_place_is_lost_with_its_request() {
+    let now = Instant::now();
+    let mut endpoints = endpoints(&[Role::Origin]);
+    let mut tickets: Vec<_> = (0..16).map(|_| sent(endpoints.choose(now, &mut on_demand(now)))).collect();
+    let (mut first, mut second) = (on_demand(now), on_demand(now));
+    for tries in [&mut first, &mut second] {
+        assert_eq!(waits(endpoints.choose(now, tries)), (tries.deadline, Waiting::Room));
+    }
+    assert!(tickets.pop().is_some_and(|ticket| endpoints.abandon(ticket)));
+    // Woken together, the second asks first; then the first is cancelled, which nobody tells.
+    let (until, why) = waits(endpoints.choose(now, &mut second));
+    assert_eq!((until, why), (now + LINE_PATIENCE, Waiting::Room));
+    drop(first);
+    assert!(!sent(endpoints.choose(until, &mut second)).needs_new_connection());
+}
