@@ -53,13 +53,18 @@ impl Limit {
         self.on_demand + self.prefetch
     }
 
-    /// Whether one more may start.
-    pub fn has_room(&self, priority: Priority) -> bool {
-        let room = self.in_flight() < self.limit();
+    /// How many more may start.
+    pub fn room(&self, priority: Priority) -> u32 {
+        let room = self.limit().saturating_sub(self.in_flight());
         match priority {
             Priority::OnDemand => room,
-            Priority::Prefetch => room && self.prefetch < (self.limit() / 2).max(1),
+            Priority::Prefetch => room.min((self.limit() / 2).max(1).saturating_sub(self.prefetch)),
         }
+    }
+
+    /// Whether one more may start.
+    pub fn has_room(&self, priority: Priority) -> bool {
+        self.room(priority) > 0
     }
 
     /// One starts. Allowed beyond the limit too, for the trial of a breaker.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::breaker::{Admission, Breaker, FAILURE_LIMIT, Pass, Phase, Urgency};
 use super::budget::Rate;
 use super::concurrency::{self, Limit};
+use super::line::Line;
 use super::retry::{Failure, Tries};
 use crate::backend::Priority;
 
@@ -20,6 +21,9 @@ const PREFETCH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A trial that has said nothing for so long, while another endpoint could serve, is joined by a request there.
 const TRIAL_PATIENCE: Duration = Duration::from_millis(300);
+
+/// Who waits behind others while there is room looks again so soon whether they are still there.
+const LINE_PATIENCE: Duration = Duration::from_millis(100);
 
 /// An endpoint of a backend: its place in the list that [`Endpoints::new`] got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -162,6 +166,8 @@ struct Endpoint {
     role: Role,
     breaker: Breaker,
     limit: Limit,
+    /// Those who wait for the limit.
+    line: Line,
     /// `Retry-After`.
     paused: Option<Instant>,
     pings: bool,
@@ -200,6 +206,7 @@ impl Endpoints {
             role: settings.role,
             breaker: Breaker::new(settings.failure_limit),
             limit: Limit::new(settings.concurrency),
+            line: Line::default(),
             paused: None,
             pings: true,
         };
@@ -230,7 +237,7 @@ impl Endpoints {
             };
             // An endpoint that is well and busy is waited for: those behind it are there for when it fails.
             if obstacle.why == Waiting::Room {
-                return Decision::Wait { until: tries.deadline, why: Waiting::Room };
+                return Decision::Wait { until: obstacle.until.min(tries.deadline), why: Waiting::Room };
             }
             if first.as_ref().is_none_or(|first| obstacle.until < first.until) {
                 first = Some(obstacle);
@@ -343,8 +350,14 @@ impl Endpoints {
                 if let Some(until) = tries.resume(index).filter(|resume| *resume > now) {
                     return Err(Obstacle { until, why: Waiting::Backoff });
                 }
-                if !endpoint.limit.has_room(tries.priority) {
-                    return Err(Obstacle { until: tries.deadline, why: Waiting::Room });
+                let room = endpoint.limit.room(tries.priority);
+                if !endpoint.line.is_turn(tries.priority, tries.place(index), room) {
+                    let priority = tries.priority;
+                    tries.stand(index, || endpoint.line.join(priority));
+                    // With no room at all, the end of a request wakes. With some, it is somebody else's, who may go
+                    // away without a word.
+                    let until = if room > 0 { now + LINE_PATIENCE } else { tries.deadline };
+                    return Err(Obstacle { until, why: Waiting::Room });
                 }
                 if bypasses && tries.priority == Priority::Prefetch {
                     return Err(Obstacle { until: tries.deadline, why: Waiting::Bypass });
@@ -361,6 +374,7 @@ impl Endpoints {
         }
         let pass = endpoint.breaker.pass(now, &mut self.random);
         endpoint.limit.start(tries.priority);
+        tries.sent(pass.is_trial());
         let hedge =
             pass.is_trial().then(|| match (others_serve, endpoint.breaker.admit(now, Urgency::Urgent)) {
                 (false, Admission::Blocked(next)) => next,
@@ -395,3 +409,6 @@ impl Endpoints {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,7 +21,7 @@
 //! 3. [`endpoint::Decision::Send`]: send it. However it ends, give the ticket back: [`endpoint::Endpoints::report`], or
 //!    [`endpoint::Endpoints::abandon`] from a drop guard if the request is cancelled. If either returns true, wake every
 //!    waiter. After a failure go to 2; `choose` knows whether it makes sense.
-//! 4. [`endpoint::Decision::Wait`]: sleep until then or until woken, whichever comes first; go to 2.
+//! 4. [`endpoint::Decision::Wait`]: sleep until then or until woken, whichever comes first; go to 2. Who waits stands in line for as long as his [`retry::Tries`] lives: ask, or drop it.
 //! 5. Everything else ends the request.
 
 use std::time::Duration;
@@ -30,9 +30,11 @@ pub mod breaker;
 pub mod budget;
 pub mod concurrency;
 pub mod endpoint;
+mod line;
 pub mod retry;
 #[cfg(test)]
 mod simulation;
+pub mod token;
 
 /// A random duration in `from..to`.
 fn between(random: &mut fastrand::Rng, from: Duration, to: Duration) -> Duration {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::between;
 use super::endpoint::EndpointIndex;
+use super::line::Place;
 use crate::backend::Priority;
 
 /// The mean first delay is half of this; it doubles with each failure at the same endpoint.
@@ -129,6 +130,10 @@ pub struct Tries {
     owes: bool,
     /// [`Failure::Final`] was reported.
     over: bool,
+    /// Where it stands in line for room.
+    place: Option<(EndpointIndex, Place)>,
+    /// A trial is under way that may still bring the answer.
+    trial: bool,
 }
 
 /// What one endpoint did to the request; at most one entry an endpoint.
@@ -144,7 +149,17 @@ struct History {
 impl Tries {
     /// A new request. Its first try is free, the others are taken from `budget`.
     pub fn new(priority: Priority, deadline: Instant, budget: Budget) -> Self {
-        Self { priority, deadline, avoid: None, budget, history: Vec::new(), owes: false, over: false }
+        Self {
+            priority,
+            deadline,
+            avoid: None,
+            budget,
+            history: Vec::new(),
+            owes: false,
+            over: false,
+            place: None,
+            trial: false,
+        }
     }
 
     /// Whether no further try is allowed, wherever.
@@ -167,6 +182,25 @@ impl Tries {
         self.at(endpoint).map(|history| history.resume)
     }
 
+    /// Its place in the line of `endpoint`.
+    pub(super) fn place(&self, endpoint: EndpointIndex) -> Option<&Place> {
+        self.place.as_ref().filter(|(at, _)| *at == endpoint).map(|(_, place)| place)
+    }
+
+    /// Stands in line at `endpoint` from now on, and nowhere else.
+    pub(super) fn stand(&mut self, endpoint: EndpointIndex, join: impl FnOnce() -> Place) {
+        // One whose trial is under way asks once and does not wait: its place would keep others waiting.
+        if !self.trial && self.place(endpoint).is_none() {
+            self.place = Some((endpoint, join()));
+        }
+    }
+
+    /// A try is sent, and stands in no line.
+    pub(super) fn sent(&mut self, trial: bool) {
+        self.place = None;
+        self.trial |= trial;
+    }
+
     /// Pays for a try that starts now; false if the read has none left.
     pub(super) fn pay(&mut self) -> bool {
         let paid = !self.owes || self.budget.take();
@@ -184,6 +218,7 @@ impl Tries {
         random: &mut fastrand::Rng,
     ) {
         self.owes = true;
+        self.trial &= !trial;
         self.over |= failure == Failure::Final;
         let place =
             self.history.iter().position(|history| history.endpoint == endpoint).unwrap_or_else(|| {
