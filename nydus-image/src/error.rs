@@ -36,6 +36,18 @@ pub enum Error {
         /// What is wrong with it.
         detail: String,
     },
+    /// A tar archive that is damaged, or has what a source may not have.
+    #[error("{archive}: {entry}at offset {offset}: {detail}", archive = .archive.display(), entry = named(.entry))]
+    Archive {
+        /// The archive.
+        archive: PathBuf,
+        /// The entry, as the archive names it; empty between entries.
+        entry: String,
+        /// Where in the archive, uncompressed.
+        offset: u64,
+        /// What is wrong.
+        detail: String,
+    },
     /// Options that do not go together, or a value out of its range.
     #[error("{0}")]
     Usage(String),
@@ -72,4 +84,9 @@ impl Error {
     pub fn entry(path: impl Into<PathBuf>, detail: impl Into<String>) -> Self {
         Self::Entry { path: path.into(), detail: detail.into() }
     }
+}
+
+/// The name of an entry, to be followed by something.
+fn named(entry: &str) -> String {
+    if entry.is_empty() { String::new() } else { format!("{entry:?} ") }
 }

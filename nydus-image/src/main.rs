@@ -28,12 +28,12 @@ fn run(cli: Cli) -> Result<()> {
     logs::init(cli.global.log_level, cli.global.log_file.as_deref())?;
     match command {
         Command::Create(args) => command::create::run(&args),
-        Command::Merge(_) => Err(Error::Unsupported("merge")),
+        Command::Merge(args) => command::merge::run(&args),
         Command::Check(args) => command::check::run(&args),
         Command::Inspect(args) => command::inspect::run(&args),
-        Command::Stat(_) => Err(Error::Unsupported("stat")),
-        Command::Unpack(_) => Err(Error::Unsupported("unpack")),
-        Command::Export(_) => Err(Error::Unsupported("export")),
+        Command::Stat(args) => command::stat::run(&args),
+        Command::Unpack(args) => command::unpack::run(&args),
+        Command::Export(args) => command::export::run(&args),
         Command::Compact(_) => Err(Error::Unsupported("compact")),
         Command::Optimize(_) => Err(Error::Unsupported("optimize")),
         Command::Chunkdict(_) => Err(Error::Unsupported("chunkdict")),

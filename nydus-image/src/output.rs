@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rafs::Version;
 use serde::Serialize;
 use serde_json::{Value, json};
+use storage::blob::Compressor;
 
 use crate::error::{Error, Result};
 use crate::target::Target;
@@ -51,6 +53,27 @@ impl Output {
             fs_version: fs_version.into(),
             compressor: compressor.into(),
         }
+    }
+
+    /// Of a bootstrap that was written or read.
+    pub fn of_image(
+        bootstrap: String,
+        blobs: Vec<String>,
+        trace: Trace,
+        version: Version,
+        compressor: Compressor,
+    ) -> Self {
+        let version = match version {
+            Version::V5 => "5",
+            Version::V6 => "6",
+        };
+        let compressor = match compressor {
+            Compressor::None => "none",
+            Compressor::Lz4Block => "lz4_block",
+            Compressor::Gzip => "gzip",
+            Compressor::Zstd => "zstd",
+        };
+        Self::new(bootstrap, blobs, trace, version, compressor)
     }
 
     /// Writes it to a file; `pretty` on many lines.

@@ -53,6 +53,12 @@ pub trait Jobs: Send {
     fn next(&mut self) -> Result<Option<Job>>;
 }
 
+impl<J: Jobs> Jobs for &mut J {
+    fn next(&mut self) -> Result<Option<Job>> {
+        J::next(self)
+    }
+}
+
 /// Digests and encodes, on any thread.
 pub trait Encoder: Sync {
     /// What is stored.

@@ -174,6 +174,20 @@ impl Bootstrap {
         self.image().len()
     }
 
+    /// The bootstrap itself.
+    pub fn bytes(&self) -> &[u8] {
+        self.image().bytes()
+    }
+
+    /// v6: where each blob begins and how many bytes it has room for, if bootstrap and uncompressed blobs lie on one
+    /// disk. They ascend and do not overlap. `None` for v5, which no kernel reads.
+    pub fn disk_layout(&self) -> Result<Option<Vec<(u64, u64)>>> {
+        match &self.tree {
+            Tree::V5(_) => Ok(None),
+            Tree::V6(tree) => tree.disk_layout().map(Some),
+        }
+    }
+
     /// The algorithm of the digests of inodes and chunks.
     pub fn digester(&self) -> Digester {
         either!(self, tree => tree.digester())

@@ -15,10 +15,10 @@ pub struct CheckArgs {
     /// Where a bootstrap inside a blob is unpacked to, as `<name of the blob>.image.boot`
     #[arg(short = 'D', long, value_name = "DIR")]
     pub blob_dir: Option<PathBuf>,
-    /// Configuration of the backend (not supported yet)
+    /// Accepted for the sake of scripts: a bootstrap, or a blob with one inside, is a file; no backend is needed
     #[arg(short = 'C', long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Print every inode and chunk (not supported yet)
+    /// Print every inode and chunk
     #[arg(short = 'v', long)]
     pub verbose: bool,
     /// Write the result to this file

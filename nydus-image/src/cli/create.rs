@@ -15,13 +15,13 @@ pub enum SourceType {
     /// A directory.
     #[value(name = "dir-rafs", alias = "directory")]
     Directory,
-    /// An uncompressed tar file (not supported yet).
+    /// An uncompressed tar archive.
     #[value(name = "tar-rafs")]
     Tar,
-    /// A gzip-compressed tar file (not supported yet).
+    /// A gzip-compressed tar archive.
     #[value(name = "targz-rafs")]
     TarGz,
-    /// An eStargz layer, read as the tar.gz that it is (not supported yet).
+    /// An eStargz layer, read as the tar.gz that it is.
     #[value(name = "estargz-rafs")]
     Estargz,
     /// Metadata beside an untouched tar.gz (not supported yet).
@@ -153,7 +153,8 @@ pub enum Feature {
 /// `nydus-image create`.
 #[derive(Args, Debug)]
 pub struct CreateArgs {
-    /// Directory to build the image from
+    /// What to build the image from: a directory, or an archive that is read once and may be a FIFO or `-`, standard
+    /// input
     #[arg(value_name = "SOURCE")]
     pub source: PathBuf,
     /// What SOURCE is

@@ -1,5 +1,6 @@
 //! `inspect`: its options.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -15,10 +16,10 @@ pub struct InspectArgs {
     /// Where a bootstrap inside a blob is unpacked to, as `<name of the blob>.image.boot`
     #[arg(short = 'D', long, value_name = "DIR")]
     pub blob_dir: Option<PathBuf>,
-    /// Configuration of the backend (not supported yet)
+    /// Accepted for the sake of scripts: a bootstrap is a file, no backend is needed
     #[arg(short = 'C', long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// What to ask: stats, blobs or prefetch; others, and asking interactively, are not supported yet
+    /// Answer this and end: stats, ls, cd DIR, stat FILE, blobs, prefetch, chunk OFFSET, icheck INODE or help
     #[arg(short = 'R', long, value_name = "CMD")]
-    pub request: Option<String>,
+    pub request: Option<OsString>,
 }

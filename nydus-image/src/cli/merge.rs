@@ -9,12 +9,13 @@ use super::PrefetchPolicy;
 
 /// `nydus-image merge`.
 #[derive(Args, Debug)]
+#[command(after_long_help = NOTES)]
 pub struct MergeArgs {
-    /// Bootstraps of the layers, the lowest first
+    /// Bootstraps of the layers, or blobs with one inside, the lowest layer first
     #[arg(value_name = "SOURCE", required = true)]
     pub sources: Vec<PathBuf>,
-    /// Write the merged bootstrap to this file
-    #[arg(short = 'B', long, value_name = "FILE", required = true)]
+    /// Write the merged bootstrap to this file; without it, it goes to the blob directory, named by its SHA-256
+    #[arg(short = 'B', long, value_name = "FILE", required_unless_present = "blob_dir")]
     pub bootstrap: Option<PathBuf>,
     /// Bootstrap of the layers below all sources
     #[arg(long, value_name = "FILE")]
@@ -22,22 +23,23 @@ pub struct MergeArgs {
     /// Bootstrap of the dictionary that the sources were built with: PATH or bootstrap=PATH
     #[arg(long, value_name = "ARG")]
     pub chunk_dict: Option<OsString>,
-    /// Configuration of the backend that holds the blobs (not supported yet)
+    /// Configuration of the backend; given, blobs keep the ids that the bootstraps have
     #[arg(short = 'C', long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Directory of blobs (not supported yet)
+    /// Directory for the merged bootstrap, where --bootstrap does not name it
     #[arg(short = 'D', long, value_name = "DIR")]
     pub blob_dir: Option<PathBuf>,
     /// Write the result to this file
     #[arg(short = 'J', long, value_name = "FILE")]
     pub output_json: Option<PathBuf>,
-    /// What to do about the paths on standard input, one a line, that are worth fetching first
+    /// fs: list the paths on standard input, one a line, as worth fetching first
     #[arg(long, value_enum, default_value = "none")]
     pub prefetch_policy: PrefetchPolicy,
-    /// SHA-256 of the RAFS blobs, one a source
+    /// SHA-256 of the RAFS blobs, one a source: their ids, or where the data is an untouched layer, those of the objects
+    /// beside it
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     pub blob_digests: Vec<String>,
-    /// Ids of the data blobs, one a source
+    /// Ids of the objects that hold the data, one a source
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     pub original_blob_ids: Vec<String>,
     /// Sizes of the RAFS blobs, one a source
@@ -50,3 +52,8 @@ pub struct MergeArgs {
     #[arg(long, value_delimiter = ',', value_name = "LIST")]
     pub blob_toc_sizes: Vec<u32>,
 }
+
+const NOTES: &str = "Each source may have one blob that is neither the dictionary's nor the parent's. Its id becomes the \
+name of the source up to the first dot, unless --original-blob-ids, --blob-digests or --config is given.\n\n\
+Whiteouts are those of OCI layers (.wh.NAME, .wh..wh..opq). Bootstraps that do not fit together end the command with \
+status 2.";

@@ -3,22 +3,30 @@
 //! Usage errors are clap's, exit status 2. What is well said and cannot be done, unsupported functions included,
 //! is refused by name when the command begins, exit status 1, before anything is written.
 
+mod backend;
 mod check;
 mod create;
+mod export;
 mod inspect;
 mod merge;
+mod stat;
+mod unpack;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use backend::BackendArgs;
 pub use check::CheckArgs;
 pub use create::{
     CompressorArg, CreateArgs, DigesterArg, Feature, FsVersion, PrefetchPolicy, SourceType, WhiteoutSpec,
 };
+pub use export::ExportArgs;
 pub use inspect::InspectArgs;
 pub use merge::MergeArgs;
+pub use stat::StatArgs;
+pub use unpack::UnpackArgs;
 
 use crate::version;
 
@@ -73,21 +81,18 @@ pub enum Level {
 pub enum Command {
     /// Build an image from a directory
     Create(Box<CreateArgs>),
-    /// Put the layers of an image on top of each other (not supported yet)
+    /// Put the layers of an image on top of each other
     Merge(Box<MergeArgs>),
     /// Check the bootstrap of an image
     Check(CheckArgs),
     /// Look into the bootstrap of an image
     Inspect(InspectArgs),
-    /// Count what images hold and share (not supported yet)
-    #[command(disable_help_flag = true)]
-    Stat(OtherArgs),
-    /// Make a tar of an image (not supported yet)
-    #[command(disable_help_flag = true)]
-    Unpack(OtherArgs),
-    /// Make a disk image of an image (not supported yet)
-    #[command(disable_help_flag = true)]
-    Export(OtherArgs),
+    /// Count what images hold and share
+    Stat(StatArgs),
+    /// Make a tar of an image
+    Unpack(UnpackArgs),
+    /// Make a disk image of an image
+    Export(ExportArgs),
     /// Rewrite blobs without what nobody uses (not supported yet)
     #[command(disable_help_flag = true)]
     Compact(OtherArgs),

@@ -51,8 +51,10 @@ pub fn run(args: &CreateArgs) -> Result<()> {
         dictionary.add(&layer.tree, layer.blobs, false);
     }
 
-    let input = trace.timed("build_tree", || Input::directory(args, parent))?;
-    trace.event("load_from_directory", input.entries() as u64);
+    let input = trace.timed("build_tree", || Input::open(args, parent))?;
+    if let Some(entries) = input.entries() {
+        trace.event("load_from_directory", entries as u64);
+    }
     let (target, directory) = blob_target(args)?;
     let limits = Limits {
         threads: plan.threads,
@@ -128,6 +130,9 @@ impl Plan {
         if args.aligned_chunk && is_v6 {
             return usage("--aligned-chunk: for --fs-version 5 only, version 6 always aligns".into());
         }
+        if args.prefetch_policy != PrefetchPolicy::None && args.source == Path::new("-") {
+            return usage("--prefetch-policy: reads standard input, which is the source".into());
+        }
         if let Some(id) = &args.blob_id {
             BlobId::new(id)?;
         }
@@ -161,21 +166,14 @@ impl Plan {
             explicit_owners: !args.repeatable,
             ..ImageOptions::new(version)
         };
-        let threads = match args.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            given => given.min(256),
-        };
-        Ok(Self { blob, image, threads })
+        Ok(Self { blob, image, threads: super::threads(args.threads) })
     }
 }
 
 /// Names the first option whose function does not exist.
 fn refuse_unsupported(args: &CreateArgs) -> Result<()> {
     let source = match args.source_type {
-        SourceType::Directory => None,
-        SourceType::Tar => Some("--type tar-rafs"),
-        SourceType::TarGz => Some("--type targz-rafs"),
-        SourceType::Estargz => Some("--type estargz-rafs"),
+        SourceType::Directory | SourceType::Tar | SourceType::TarGz | SourceType::Estargz => None,
         SourceType::TarGzRef => Some("--type targz-ref"),
         SourceType::EstargzRef => Some("--type estargz-ref"),
         SourceType::EstargzTocRef => Some("--type estargztoc-ref"),

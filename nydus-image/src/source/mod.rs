@@ -3,3 +3,4 @@
 pub mod content;
 pub mod directory;
 pub mod files;
+pub mod tar;

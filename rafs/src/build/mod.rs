@@ -16,7 +16,7 @@ mod tree;
 pub(crate) use inodes::{Inodes, Rule};
 pub use numbering::Numbering;
 pub use options::{BlobEntry, ImageOptions, OWN_BLOB_ID};
-pub use read::{read_blobs, read_tree};
+pub use read::{FileChunks, read_blobs, read_tree};
 pub use tree::{Chunk, Content, Node, NodeId, Recorded, Tree};
 
 use crate::bootstrap::{Bootstrap, OpenOptions, Version};

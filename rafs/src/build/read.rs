@@ -23,15 +23,7 @@ const LINKED_CHUNKS_MAX: usize = 1 << 22;
 /// chunk table has them, so members of batches lack their place in the blob.
 pub fn read_tree(bootstrap: &Bootstrap) -> Result<(Tree, ImageOptions)> {
     bootstrap.check()?;
-    let mut reader = Reader {
-        bootstrap,
-        records: match bootstrap.tree() {
-            Opened::V5(_) => None,
-            Opened::V6(tree) => Some(v6::ChunkRecords::of(tree)),
-        },
-        ids: HashMap::new(),
-        linked_chunks: 0,
-    };
+    let mut reader = Reader::new(bootstrap);
     let (source, recorded) = reader.root()?;
     let mut tree = Tree::new(source);
     let mut measured = vec![recorded];
@@ -90,6 +82,21 @@ pub fn read_blobs(bootstrap: &Bootstrap) -> Vec<BlobEntry> {
     blobs.map(|(blob, prefetch_size)| BlobEntry { description: (**blob).clone(), prefetch_size }).collect()
 }
 
+/// The chunks of files, as the bootstrap describes them: what [`read_tree`] reads, one file at a time.
+pub struct FileChunks<'a>(Reader<'a>);
+
+impl<'a> FileChunks<'a> {
+    /// Of the files of an image.
+    pub fn of(bootstrap: &'a Bootstrap) -> Self {
+        Self(Reader::new(bootstrap))
+    }
+
+    /// The chunks of a regular file of `size` bytes; holes have none.
+    pub fn read(&mut self, ino: Ino, size: u64) -> Result<Vec<Chunk>> {
+        self.0.chunks(ino, size)
+    }
+}
+
 struct Reader<'a> {
     bootstrap: &'a Bootstrap,
     /// v6: where the digests of chunks are.
@@ -99,7 +106,15 @@ struct Reader<'a> {
     linked_chunks: usize,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(bootstrap: &'a Bootstrap) -> Self {
+        let records = match bootstrap.tree() {
+            Opened::V5(_) => None,
+            Opened::V6(tree) => Some(v6::ChunkRecords::of(tree)),
+        };
+        Self { bootstrap, records, ids: HashMap::new(), linked_chunks: 0 }
+    }
+
     fn root(&mut self) -> Result<(Node, Recorded)> {
         let root = self.bootstrap.root();
         self.ids.insert(root, Tree::ROOT);

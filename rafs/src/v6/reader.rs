@@ -9,7 +9,7 @@ use zerocopy::little_endian::U32;
 
 use super::directory::Directory;
 use super::layout::{
-    COMPAT_RAFS, CompactInode, EXTENSION_OFFSET, Extension, INCOMPAT, MAGIC, NID_UNIT, SLOT_SIZE,
+    COMPAT_RAFS, CompactInode, DeviceSlot, EXTENSION_OFFSET, Extension, INCOMPAT, MAGIC, NID_UNIT, SLOT_SIZE,
     SLOTS_OFFSET, SUPERBLOCK_OFFSET, Superblock, TABLE_ALIGN,
 };
 use super::node::{Node, Place};
@@ -127,6 +127,27 @@ impl Tree {
         };
         tree.directory(Ino(tree.root))?.check_links(tree.root)?;
         Ok(tree)
+    }
+
+    /// Where the device slots have the blobs, on one disk with the bootstrap.
+    pub(crate) fn disk_layout(&self) -> Result<Vec<(u64, u64)>> {
+        let slots: &[DeviceSlot] = self.image.array(SLOTS_OFFSET, self.blobs.len() as u64, "device slots")?;
+        let mut free = self.image.len();
+        let mut layout = Vec::with_capacity(slots.len());
+        for (number, (slot, blob)) in (0..).zip(slots.iter().zip(&self.blobs)) {
+            // Block numbers have 32 bits, and blocks at most 4096 bytes.
+            let start = u64::from(slot.mapped_block.get()) * self.block_size;
+            let len = u64::from(slot.blocks.get()) * self.block_size;
+            if start < free || len < blob.uncompressed_size {
+                let expected = format!("{} bytes from {free} on, or later", blob.uncompressed_size);
+                let at = SLOTS_OFFSET + SLOT_SIZE * number;
+                let found = format!("{len} bytes from {start} on");
+                return Err(self.image.corrupt(at, "place of a blob on a disk", expected, found));
+            }
+            free = start + len;
+            layout.push((start, len));
+        }
+        Ok(layout)
     }
 
     pub(crate) fn into_image(self) -> Image {
