@@ -1,30 +1,30 @@
 //! Bearer tokens: fetched from token services, kept for all backends of the process, renewed before they end.
 //!
 //! Invariants: a token serves only the realm, service, scope and credential that it was fetched for; at most one fetch a
-//! key is under way; a credential is never sent to a realm that [`may_see`] does not allow.
+//! key is under way, when [`crate::policy::token`] says so; a credential is never sent to a realm that [`may_see`] does not allow.
 
 use std::collections::{HashMap, HashSet};
-use std::fmt;
-use std::io;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Method, Url};
 use serde::Deserialize;
+use tokio::sync::Notify;
 
 use super::client::{Answer, Call, Client};
 use super::credentials::{Credential, Identity};
 use super::failure::Failure;
-use crate::Error;
+use crate::policy::token::{Fault, Fetch, Life, Need};
 use crate::secret::Secret;
+use crate::{Error, Result};
 
 /// What token services know us as.
 const CLIENT_ID: &str = "nydus-registry-client";
 /// The life of a token whose service does not say.
 const DEFAULT_LIFE: Duration = Duration::from_secs(600);
-/// No token is believed to live longer.
-const LONGEST_LIFE: Duration = Duration::from_secs(86_400);
 /// The longest answer of a token service.
 const MAX_ANSWER: usize = 1 << 20;
 /// The most tokens that are kept.
@@ -49,18 +49,39 @@ pub(crate) struct Tokens {
 }
 
 /// The token of one key.
-#[derive(Default)]
 struct Entry {
-    current: Mutex<Option<Token>>,
-    /// Held by the one who fetches.
-    fetching: tokio::sync::Mutex<()>,
+    life: Mutex<Life<Secret>>,
+    /// A fetch has ended: who waits asks again.
+    wake: Notify,
 }
 
-#[derive(Clone)]
-struct Token {
-    text: Secret,
-    renew: Instant,
-    end: Instant,
+/// A fetch that is given back, whatever happens.
+struct Held {
+    entry: Arc<Entry>,
+    fetch: Option<Fetch>,
+}
+
+impl Held {
+    /// What the service gave becomes the token of the key.
+    fn end(mut self, fetched: Result<(Secret, Duration), &Failure>) {
+        let Some(fetch) = self.fetch.take() else { return };
+        let (now, mut life) = (Instant::now(), lock(&self.entry.life));
+        match fetched {
+            Ok((token, lasts)) => life.fetched(now, fetch, token, lasts),
+            Err(Failure::Final(_)) => life.failed(now, fetch, Fault::Denied),
+            Err(Failure::Late) => life.abandoned(fetch),
+            Err(_) => life.failed(now, fetch, Fault::Unavailable),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(fetch) = self.fetch.take() {
+            lock(&self.entry.life).abandoned(fetch);
+        }
+        self.entry.wake.notify_waiters();
+    }
 }
 
 /// Whether a token service at `realm` may see the credential of a registry at `registry`: over TLS, or if the registry
@@ -79,9 +100,11 @@ impl fmt::Debug for Tokens {
     }
 }
 
-impl Entry {
-    fn current(&self, now: Instant) -> Option<Token> {
-        lock(&self.current).clone().filter(|token| now < token.end)
+impl Default for Entry {
+    fn default() -> Self {
+        // Any number that differs between keys and processes.
+        let seed = RandomState::new().build_hasher().finish();
+        Self { life: Mutex::new(Life::new(seed)), wake: Notify::new() }
     }
 }
 
@@ -95,31 +118,46 @@ impl Tokens {
         deadline: Instant,
     ) -> Result<Secret, Failure> {
         let entry = self.entry(grant, credential);
-        let now = Instant::now();
-        if let Some(token) = entry.current(now) {
-            if now >= token.renew {
-                self.renew(entry, client, grant, credential);
+        loop {
+            // Registered before the token is asked for, so that no change falls between the two.
+            let woken = entry.wake.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            let need = lock(&entry.life).need(Instant::now());
+            match need {
+                Need::Use(token) => return Ok(token),
+                Need::Renew(token, fetch) => {
+                    self.renew(Held { entry: entry.clone(), fetch: Some(fetch) }, client, grant, credential);
+                    return Ok(token);
+                }
+                Need::Fetch(fetch) => {
+                    let held = Held { entry: entry.clone(), fetch: Some(fetch) };
+                    let fetched = self.fetch(client, grant, credential, deadline).await;
+                    held.end(fetched.as_ref().map(Clone::clone));
+                    return fetched.map(|(token, _)| token);
+                }
+                Need::Wait(until) => {
+                    if Instant::now() >= deadline {
+                        return Err(Failure::Late);
+                    }
+                    tokio::select! {
+                        () = woken => {}
+                        () = tokio::time::sleep_until(until.min(deadline).into()) => {}
+                    }
+                }
+                Need::Denied(_) => {
+                    let detail = "it turned the credential down, and is not shown it again so soon";
+                    let source = io::Error::new(io::ErrorKind::PermissionDenied, detail);
+                    let what = format!("token service {}", host(&grant.realm));
+                    return Err(Failure::Final(Error::Denied { what, source }));
+                }
             }
-            return Ok(token.text);
         }
-        let fetching = tokio::time::timeout_at(deadline.into(), entry.fetching.lock()).await;
-        let _fetching = fetching.map_err(|_| Failure::Late)?;
-        // Whoever was first may have brought it.
-        if let Some(token) = entry.current(Instant::now()) {
-            return Ok(token.text);
-        }
-        let token = self.fetch(client, grant, credential, deadline).await?;
-        *lock(&entry.current) = Some(token.clone());
-        Ok(token.text)
     }
 
     /// The registry did not accept `text`: it is not handed out again.
     pub(crate) fn refused(&self, grant: &Grant, credential: &Credential, text: &Secret) {
-        let entry = self.entry(grant, credential);
-        let mut current = lock(&entry.current);
-        if current.as_ref().is_some_and(|token| token.text == *text) {
-            *current = None;
-        }
+        lock(&self.entry(grant, credential).life).refused(Instant::now(), text);
     }
 
     fn entry(&self, grant: &Grant, credential: &Credential) -> Arc<Entry> {
@@ -127,7 +165,7 @@ impl Tokens {
         if entries.len() >= MAX_KEPT {
             // An entry in use is held by its users.
             let now = Instant::now();
-            entries.retain(|_, entry| Arc::strong_count(entry) > 1 || entry.current(now).is_some());
+            entries.retain(|_, entry| Arc::strong_count(entry) > 1 || !lock(&entry.life).is_idle(now));
             if entries.len() >= MAX_KEPT {
                 entries.clear();
             }
@@ -135,32 +173,17 @@ impl Tokens {
         entries.entry((grant.clone(), credential.identity())).or_default().clone()
     }
 
-    /// Fetches a new token in the background, unless somebody does already.
-    fn renew(
-        self: &Arc<Self>,
-        entry: Arc<Entry>,
-        client: &Arc<Client>,
-        grant: &Grant,
-        credential: &Credential,
-    ) {
-        let (tokens, client, grant, credential) =
-            (self.clone(), client.clone(), grant.clone(), credential.clone());
+    /// Fetches a new token in the background.
+    fn renew(self: &Arc<Self>, held: Held, client: &Arc<Client>, grant: &Grant, credential: &Credential) {
+        let (tokens, client) = (self.clone(), client.clone());
+        let (grant, credential) = (grant.clone(), credential.clone());
         tokio::spawn(async move {
-            let Ok(_fetching) = entry.fetching.try_lock() else { return };
-            let now = Instant::now();
-            if entry.current(now).is_some_and(|token| now < token.renew) {
-                return;
+            let deadline = Instant::now() + RENEWAL_LIMIT;
+            let fetched = tokens.fetch(&client, &grant, &credential, deadline).await;
+            if let Err(failure) = &fetched {
+                tracing::warn!(realm = host(&grant.realm), %failure, "cannot renew a token");
             }
-            match tokens.fetch(&client, &grant, &credential, now + RENEWAL_LIMIT).await {
-                Ok(token) => *lock(&entry.current) = Some(token),
-                Err(failure) => {
-                    tracing::warn!(realm = host(&grant.realm), %failure, "cannot renew a token");
-                    // The old one is good for a while: no request more until half of that has passed.
-                    if let Some(token) = &mut *lock(&entry.current) {
-                        token.renew = now + token.end.saturating_duration_since(now) / 2;
-                    }
-                }
-            }
+            held.end(fetched.as_ref().map(Clone::clone));
         });
     }
 
@@ -171,7 +194,7 @@ impl Tokens {
         grant: &Grant,
         credential: &Credential,
         deadline: Instant,
-    ) -> Result<Token, Failure> {
+    ) -> Result<(Secret, Duration), Failure> {
         let mut form = vec![("client_id", CLIENT_ID.to_owned())];
         form.extend(grant.service.iter().map(|service| ("service", service.clone())));
         form.extend(grant.scope.iter().map(|scope| ("scope", scope.clone())));
@@ -188,7 +211,6 @@ impl Tokens {
             }
         }
         let may_get = !matches!(credential, Credential::IdentityToken(_));
-        let asked = Instant::now();
         if !may_get || !lock(&self.get_only).contains(&grant.realm) {
             let mut post = call.clone();
             post.method = Method::POST;
@@ -197,11 +219,11 @@ impl Tokens {
             let status = answer.status();
             let dislikes_post = status.is_client_error() && status.as_u16() != 429 || status.as_u16() == 501;
             if !(may_get && dislikes_post) {
-                return token(answer, grant, asked).await;
+                return token(answer, grant).await;
             }
         }
         call.url.query_pairs_mut().extend_pairs(&form);
-        let token = token(client.send(call).await?, grant, asked).await?;
+        let token = token(client.send(call).await?, grant).await?;
         let mut get_only = lock(&self.get_only);
         if get_only.len() < MAX_KEPT {
             get_only.insert(grant.realm.clone());
@@ -210,8 +232,8 @@ impl Tokens {
     }
 }
 
-/// The token in an answer of a token service.
-async fn token(answer: Answer, grant: &Grant, asked: Instant) -> Result<Token, Failure> {
+/// The token in an answer of a token service, and how long it lives.
+async fn token(answer: Answer, grant: &Grant) -> Result<(Secret, Duration), Failure> {
     #[derive(Deserialize)]
     struct Body {
         token: Option<String>,
@@ -239,10 +261,7 @@ async fn token(answer: Answer, grant: &Grant, asked: Instant) -> Result<Token, F
         .as_ref()
         .and_then(|body| body.expires_in)
         .and_then(|life| Duration::try_from_secs_f64(life).ok());
-    let life = told.unwrap_or(DEFAULT_LIFE).clamp(Duration::from_secs(1), LONGEST_LIFE);
-    // Counted from the question: the service may have made the token any time after.
-    let margin = (life / 4).min(Duration::from_secs(20));
-    Ok(Token { text: Secret::new(text), renew: asked + (life - margin), end: asked + life })
+    Ok((Secret::new(text), told.unwrap_or(DEFAULT_LIFE)))
 }
 
 /// `SCHEME SECRET` as the value of `Authorization`.
