@@ -7,6 +7,7 @@ mod double;
 mod proxies;
 mod range;
 mod registry;
+mod secrets;
 mod setup;
 mod tls;
 mod verify;
