@@ -12,6 +12,7 @@ pub mod cipher;
 pub mod codec;
 pub mod digest;
 mod error;
+pub mod trace;
 
 #[doc(hidden)]
 pub mod fuzzing;

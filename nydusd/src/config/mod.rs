@@ -25,6 +25,7 @@ mod secret;
 mod section;
 #[cfg(test)]
 mod tests;
+mod tracing;
 mod v1;
 mod v2;
 
@@ -32,6 +33,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
+pub use self::tracing::Tracing;
 pub use backend::{Backend, ExternalBackend, Localdisk, Localfs};
 pub use cache::{Cache, CacheKind, Encryption, FileCache, Fscache};
 pub use error::{Error, Warning};
@@ -63,6 +65,8 @@ pub struct Config {
     pub rafs: Option<Rafs>,
     /// The writable layer above the image.
     pub overlay: Option<Overlay>,
+    /// Where traces are sent.
+    pub tracing: Option<Tracing>,
 }
 
 /// A configuration, and what its text says that means nothing to us.
@@ -78,7 +82,7 @@ impl Parsed {
     /// The configuration; each warning becomes a log line that names `origin`.
     pub fn log_warnings(self, origin: &str) -> Config {
         for warning in &self.warnings {
-            tracing::warn!("{origin}: {warning}");
+            ::tracing::warn!("{origin}: {warning}");
         }
         self.config
     }
@@ -110,6 +114,7 @@ impl Config {
             cache: Some(Cache::file(dir)),
             rafs: Some(Rafs::default()),
             overlay: None,
+            tracing: None,
         }
     }
 
