@@ -16,6 +16,8 @@ use futures_util::future::{join_all, try_join_all};
 use storage::backend::{Priority, Request};
 use storage::blob::{BlobDescription, BlobId, ChunkDescription, DigestSource, Extent, StoredChunk, Unit};
 use storage::digest::Digest;
+use storage::trace::TARGET;
+use tracing::{Instrument as _, Span, info_span};
 
 use crate::bits::Bits;
 use crate::cache::Shared;
@@ -304,7 +306,8 @@ impl Inner {
                     }
                 }
                 State::Local { check } => {
-                    waiting.push((self.board_local(&chunk, check, deadline), chunk));
+                    let (ticket, span) = self.board_local(&chunk, check, deadline);
+                    waiting.push((ticket, chunk, span));
                 }
                 State::Missing => missing.push(chunk),
             }
@@ -312,9 +315,9 @@ impl Inner {
         if !missing.is_empty() {
             self.board_missing(missing, &mut again, &mut waiting, deadline).await?;
         }
-        let landings = waiting
-            .into_iter()
-            .map(|(mut ticket, chunk)| async move { (ticket.wait().await, ticket, chunk) });
+        let landings = waiting.into_iter().map(|(mut ticket, chunk, span)| {
+            async move { (ticket.wait().await, ticket, chunk) }.instrument(span)
+        });
         for (served, ticket, mut chunk) in join_all(landings).await {
             let piece = match served {
                 Ok(served) => served.piece(chunk.place.index),
@@ -377,19 +380,28 @@ impl Inner {
         chunk: &Pending,
         check: bool,
         deadline: Instant,
-    ) -> Ticket<Arc<fetch::Served>> {
+    ) -> (Ticket<Arc<fetch::Served>>, Span) {
         let place = chunk.place;
         loop {
             match self.shelf.flights.board(Key::Local(place.index), None, deadline, || false) {
                 Boarding::Landed => {}
-                Boarding::Joined(ticket) => return ticket,
+                Boarding::Joined(ticket) => return (ticket, self.joined(place.index)),
                 Boarding::Opened(ticket, leader) => {
                     let (blob, record) = (Arc::clone(self), chunk.record);
-                    self.shared.runtime.spawn(local::lead(blob, place, record, check, leader));
-                    return ticket;
+                    let span = info_span!(
+                        target: TARGET, "cache", nydus.blob = %self.description.id, nydus.chunk = place.index
+                    );
+                    let lead = local::lead(blob, place, record, check, leader).instrument(span);
+                    self.shared.runtime.spawn(lead);
+                    return (ticket, Span::none());
                 }
             }
         }
+    }
+
+    /// The wait for a flight that another reader opened; those that a reader opens itself tell what they do.
+    fn joined(&self, index: u32) -> Span {
+        info_span!(target: TARGET, "wait", nydus.blob = %self.description.id, nydus.chunk = index)
     }
 
     /// Joins or opens the flights of missing chunks.
@@ -397,7 +409,7 @@ impl Inner {
         self: &Arc<Self>,
         missing: Vec<Pending>,
         again: &mut Vec<Pending>,
-        waiting: &mut Vec<(Ticket<Arc<fetch::Served>>, Pending)>,
+        waiting: &mut Vec<(Ticket<Arc<fetch::Served>>, Pending, Span)>,
         deadline: Instant,
     ) -> Result<()> {
         let chunks: Vec<_> = missing.iter().map(|chunk| (chunk.place, chunk.record)).collect();
@@ -409,11 +421,11 @@ impl Inner {
             let landed = || self.confirmed(index);
             match self.shelf.flights.board(key, Some(index), deadline, landed) {
                 Boarding::Landed => again.push(chunk),
-                Boarding::Joined(ticket) => waiting.push((ticket, chunk)),
+                Boarding::Joined(ticket) => waiting.push((ticket, chunk, self.joined(index))),
                 Boarding::Opened(ticket, leader) => {
                     let origin = chunk.record.is_none().then(|| table.as_ref().map(|table| table.origin));
                     opened.push(Flying::new(unit, leader, chunk.record, origin.flatten(), chunk.not_here));
-                    waiting.push((ticket, chunk));
+                    waiting.push((ticket, chunk, Span::none()));
                 }
             }
         }
@@ -433,8 +445,10 @@ impl Inner {
         if chunks.iter().all(|(_, record)| record.is_some()) {
             return Ok((find(None)?, None));
         }
-        let (table, index) =
-            tokio::join!(self.table.get(self, deadline), self.digests.prepare(self, deadline));
+        let load =
+            async { tokio::join!(self.table.get(self, deadline), self.digests.prepare(self, deadline)) };
+        let span = info_span!(target: TARGET, "metadata", nydus.blob = %self.description.id);
+        let (table, index) = load.instrument(span).await;
         index?;
         let table = table?;
         match find(Some(&table)) {

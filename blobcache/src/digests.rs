@@ -9,6 +9,7 @@ use std::time::Instant;
 use storage::backend::{Priority, Request};
 use storage::blob::{BlobFeatures, Compressor, DigestArray, DigestSource, StoredChunk, fetch_digests};
 use storage::digest::Digest;
+use tracing::Instrument as _;
 
 use crate::blob::Inner;
 use crate::error::{ErrorKind, Result};
@@ -62,13 +63,14 @@ impl<T: Clone + Send + Sync + 'static> Lazy<T> {
                 Boarding::Opened(ticket, leader) => {
                     let (made, blob) = (make(Arc::clone(blob), deadline), Arc::clone(blob));
                     let runtime = blob.shared.runtime.clone();
-                    runtime.spawn(async move {
+                    let lead = async move {
                         let result = made.await;
                         if let Ok(value) = &result {
                             *lock(&lazy(&blob).value) = Some(value.clone());
                         }
                         leader.answer(result);
-                    });
+                    };
+                    runtime.spawn(lead.in_current_span());
                     ticket
                 }
             };

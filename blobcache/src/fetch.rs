@@ -12,6 +12,8 @@ use futures_util::future::join_all;
 use storage::backend::{Priority, Request};
 use storage::blob::{Unit, check_chunk};
 use storage::digest::Digest;
+use storage::trace::TARGET;
+use tracing::{Instrument as _, info_span};
 
 use crate::blob::{Inner, Record};
 use crate::error::{Error, ErrorKind, Result};
@@ -168,7 +170,7 @@ pub(crate) fn launch(blob: &Arc<Inner>, mut opened: Vec<Flying>, table: Option<&
         if let Some(table) = table {
             widen(blob, &mut group, table, gap);
         }
-        blob.shared.runtime.spawn(lead(Arc::clone(blob), group));
+        blob.shared.runtime.spawn(lead(Arc::clone(blob), group).in_current_span());
     }
 }
 
@@ -212,7 +214,7 @@ async fn lead(blob: Arc<Inner>, group: Vec<Flying>) {
     for mut flying in group {
         if !flying.claim(&blob) {
             if !flying.leader.asked().is_empty() {
-                blob.shared.runtime.spawn(wait_and_lead(Arc::clone(&blob), flying));
+                blob.shared.runtime.spawn(wait_and_lead(Arc::clone(&blob), flying).in_current_span());
             }
         } else if flying.is_elsewhere(&blob) {
             flying.answer_all(&Piece::Elsewhere);
@@ -235,6 +237,7 @@ async fn wait_and_lead(blob: Arc<Inner>, mut flying: Flying) {
     let started = Instant::now();
     let patience = MAX_PATIENCE.min(flying.leader.deadline().saturating_duration_since(started) / 4);
     let mut pause = PAUSES.0;
+    let span = info_span!(target: TARGET, "peer", nydus.blob = %blob.description.id);
     while started.elapsed() < patience {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);
@@ -247,6 +250,7 @@ async fn wait_and_lead(blob: Arc<Inner>, mut flying: Flying) {
             break;
         }
     }
+    drop(span);
     request(&blob, vec![flying]).await;
 }
 
@@ -283,13 +287,14 @@ async fn read(
     let deadline = group.iter().map(|flying| flying.leader.deadline()).max().unwrap_or_else(Instant::now);
     let decoded: u64 = group.iter().map(|flying| flying.unit.decoded_size()).sum();
     let len = range.end - range.start;
-    let share = blob.shared.budget(len.saturating_add(decoded), deadline).await?;
+    let queue = info_span!(target: TARGET, "queue");
+    let share = blob.shared.budget(len.saturating_add(decoded), deadline).instrument(queue).await?;
     let bytes = match group {
         [flying] => read_unit(blob, &flying.unit, deadline).await?,
         _ => {
             let request = Request { priority: Priority::OnDemand, deadline };
             let read = blob.shared.backend.read(&blob.description.id, range.start, len, request);
-            let bytes = count(blob, deadline, read).await?;
+            let bytes = count(blob, (range.start, len), deadline, read).await?;
             if bytes.len() as u64 != len {
                 return Err(Error::corrupt(
                     format!("blob {} bytes {} + {len}", blob.description.id, range.start),
@@ -304,18 +309,23 @@ async fn read(
 
 async fn read_unit(blob: &Arc<Inner>, unit: &Unit, deadline: Instant) -> Result<Bytes> {
     let request = Request { priority: Priority::OnDemand, deadline };
-    count(blob, deadline, unit.fetch(&blob.description, blob.shared.backend.as_ref(), request)).await
+    let read = unit.fetch(&blob.description, blob.shared.backend.as_ref(), request);
+    count(blob, (unit.offset, unit.len), deadline, read).await
 }
 
-/// Counts a read of the backend, and ends it by its deadline whatever the backend does.
+/// Counts a read of the backend, `(offset, len)` of its blob, and ends it by its deadline whatever the backend does.
 async fn count(
     blob: &Inner,
+    (offset, len): (u64, u64),
     deadline: Instant,
     read: impl Future<Output = storage::Result<Bytes>>,
 ) -> Result<Bytes> {
     let (metrics, started) = (&blob.shared.metrics, Instant::now());
     metrics.backend_requests.increment();
-    let result = match tokio::time::timeout_at(deadline.into(), read).await {
+    let span = info_span!(
+        target: TARGET, "fetch", nydus.blob = %blob.description.id, nydus.offset = offset, nydus.len = len
+    );
+    let result = match tokio::time::timeout_at(deadline.into(), read).instrument(span).await {
         Ok(result) => result.map_err(Error::from),
         Err(_) => Err(blob.timed_out("the backend", started)),
     };
@@ -437,6 +447,8 @@ async fn examine(
     stored: Bytes,
 ) -> Result<Vec<Verdict>> {
     let (owner, unit, digests) = (Arc::clone(blob), unit.clone(), digests.to_vec());
+    // From here on, so that the wait for a thread is part of it.
+    let (parent, decoding) = (tracing::Span::current(), info_span!(target: TARGET, "decode"));
     let job = move || {
         let description = &owner.description;
         let metrics = &owner.shared.metrics;
@@ -451,6 +463,8 @@ async fn examine(
                 return unit.members.iter().map(|_| Verdict::Wrong(error.clone())).collect();
             }
         };
+        drop(decoding);
+        let _verifying = info_span!(target: TARGET, parent: &parent, "verify", nydus.chunks = digests.len());
         let judged = unit.members.iter().zip(digests).zip(decoded).map(|((chunk, digest), bytes)| {
             let digest = digest.filter(|_| verify);
             match check_chunk(description, chunk.index, digest, chunk.stored.crc32c, &bytes) {
@@ -475,7 +489,9 @@ async fn store(blob: &Arc<Inner>, flying: &Flying, keep: Vec<(Place, Option<Dige
         return;
     }
     let (owner, insist, offset) = (Arc::clone(blob), flying.insist, flying.unit.offset);
+    let writing = info_span!(target: TARGET, "write", nydus.chunks = keep.len());
     let job = move || {
+        let _writing = writing;
         let shelf = &owner.shelf;
         for (place, digest, bytes) in keep {
             // Trusted already, by somebody who was faster.

@@ -14,6 +14,7 @@ use std::time::Instant;
 use storage::backend::{Priority, Request};
 use storage::blob::ChunkTable;
 use storage::digest::Digester;
+use tracing::Instrument as _;
 
 use crate::blob::Inner;
 use crate::error::Result;
@@ -73,7 +74,7 @@ impl TableSlot {
                 Boarding::Landed => continue,
                 Boarding::Joined(ticket) => ticket,
                 Boarding::Opened(ticket, leader) => {
-                    blob.shared.runtime.spawn(load(Arc::clone(blob), leader));
+                    blob.shared.runtime.spawn(load(Arc::clone(blob), leader).in_current_span());
                     ticket
                 }
             };

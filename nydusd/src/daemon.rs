@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::cli::{self, ConfigSource, FuseArgs};
-use crate::config::Config;
+use crate::config::{Config, Parsed};
 use crate::control::{self, Listener, State};
 use crate::limits;
 use crate::mounts::Image;
@@ -28,7 +28,9 @@ use crate::version;
 const FLUSH_LIMIT: Duration = Duration::from_secs(30);
 
 /// Mounts what `args` say through FUSE and serves it until somebody ends it.
-pub fn run_fuse(args: &FuseArgs, logs: Arc<Logs>, runtime: &Runtime) -> Result<()> {
+///
+/// `config` is what [`load_config`] gave; if it failed, this is where it is reported.
+pub fn run_fuse(args: &FuseArgs, config: Result<Parsed>, logs: Arc<Logs>, runtime: &Runtime) -> Result<()> {
     info!("Program Version: {}, Git Commit: {}", version::PACKAGE, version::GIT_COMMIT);
     limits::raise_nofile(args.global.rlimit_nofile);
     let Some(bootstrap) = args.bootstrap() else {
@@ -45,7 +47,11 @@ pub fn run_fuse(args: &FuseArgs, logs: Arc<Logs>, runtime: &Runtime) -> Result<(
         Some(path) => Some(runtime.block_on(Listener::bind(path))?),
         None => None,
     };
-    let config = load_config(args.config())?;
+    let mut config = match (config?, args.config()) {
+        (parsed, Some(ConfigSource::File(path))) => parsed.log_warnings(&path.display().to_string()),
+        (parsed, _) => parsed.config,
+    };
+    config.apply_environment()?;
     let image = Arc::new(Image::open(&config, bootstrap, args.bootstrap_digest(), runtime.handle())?);
     let options = FuseOptions {
         threads: args.fuse_threads(),
@@ -84,14 +90,15 @@ pub fn run_fuse(args: &FuseArgs, logs: Arc<Logs>, runtime: &Runtime) -> Result<(
     served.and(unmounted)
 }
 
-fn load_config(source: Option<ConfigSource<'_>>) -> Result<Config> {
-    let mut config = match source {
-        Some(ConfigSource::File(path)) => Config::load(path)?.log_warnings(&path.display().to_string()),
-        Some(ConfigSource::LocalfsDir(directory)) => Config::for_localfs_dir(directory),
+/// Reads the configuration that `args` name. Nothing is logged yet.
+pub fn load_config(args: &FuseArgs) -> Result<Parsed> {
+    match args.config() {
+        Some(ConfigSource::File(path)) => Ok(Config::load(path)?),
+        Some(ConfigSource::LocalfsDir(directory)) => {
+            Ok(Parsed { config: Config::for_localfs_dir(directory), warnings: Vec::new() })
+        }
         None => bail!("--config FILE or --localfs-dir DIR is needed"),
-    };
-    config.apply_environment()?;
-    Ok(config)
+    }
 }
 
 /// The signals that end the daemon.

@@ -15,6 +15,9 @@ use blobcache::{Blob, Want};
 use futures_util::future::try_join_all;
 use rafs::{Attributes, Bootstrap, FileType, Ino};
 use storage::blob::Extent;
+use tracing::Instrument as _;
+
+use crate::telemetry::traces::TraceLink;
 
 /// Why a request could not be served.
 #[derive(Debug, thiserror::Error)]
@@ -65,11 +68,13 @@ pub struct Filesystem {
     blobs: Vec<Arc<Blob>>,
     read_deadline: Duration,
     xattrs: bool,
+    mounted: TraceLink,
 }
 
 impl Filesystem {
     /// Puts an image together. `blobs` lie in the order of the bootstrap's blob table; `read_deadline` bounds
-    /// every [`Self::read`]; without `xattrs` extended attributes are hidden.
+    /// every [`Self::read`]; without `xattrs` extended attributes are hidden. Traces of reads refer to the span that
+    /// is entered now.
     pub fn new(
         bootstrap: Arc<Bootstrap>,
         blobs: Vec<Arc<Blob>>,
@@ -77,7 +82,7 @@ impl Filesystem {
         xattrs: bool,
     ) -> Self {
         let xattrs = xattrs && bootstrap.has_xattrs();
-        Self { bootstrap, blobs, read_deadline, xattrs }
+        Self { bootstrap, blobs, read_deadline, xattrs, mounted: TraceLink::current() }
     }
 
     /// The root directory.
@@ -223,8 +228,23 @@ impl Filesystem {
     }
 
     /// Reads up to `len` bytes at `offset`, waiting for what is missing, at most as long as the mount's read
-    /// deadline. Shorter than `len` only at the end of the file.
+    /// deadline. Shorter than `len` only at the end of the file. One trace, linked to that of the mount.
     pub async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Vec<u8>> {
+        let span = tracing::info_span!(
+            target: storage::trace::TARGET, parent: None, "read",
+            nydus.inode = ino.0, nydus.offset = offset, nydus.len = len,
+            otel.status_code = tracing::field::Empty, otel.status_description = tracing::field::Empty,
+        );
+        self.mounted.attach(&span);
+        let answer = self.fetch(ino, offset, len).instrument(span.clone()).await;
+        if let Err(error) = &answer {
+            span.record("otel.status_code", "ERROR");
+            span.record("otel.status_description", error.to_string());
+        }
+        answer
+    }
+
+    async fn fetch(&self, ino: Ino, offset: u64, len: u32) -> Result<Vec<u8>> {
         let deadline = Instant::now() + self.read_deadline;
         let size = self.attributes(ino)?.size;
         let len = u64::from(len).min(size.saturating_sub(offset)) as usize;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use nydusd::cli::{self, Invocation};
 use nydusd::telemetry::logs::{self, Logs};
+use nydusd::telemetry::traces::{self, Traces};
 use nydusd::{daemon, demo};
 use tokio::runtime::{Builder, Runtime};
 
@@ -27,9 +28,13 @@ fn main() -> ExitCode {
 fn run(invocation: &Invocation) -> Result<()> {
     match invocation {
         Invocation::Fuse(args) => {
-            let logs = Arc::new(logs::init(&args.global.log_options())?);
+            let config = daemon::load_config(args);
+            let tracing = config.as_ref().ok().and_then(|parsed| parsed.config.tracing.as_ref());
+            let settings = traces::Settings::of(tracing)?;
+            let traces = settings.as_ref().map(Traces::start).transpose()?;
+            let logs = Arc::new(logs::init(&args.global.log_options(), traces.as_ref())?);
             let runtime = runtime()?;
-            let ended = daemon::run_fuse(args, logs.clone(), &runtime);
+            let ended = daemon::run_fuse(args, config, logs.clone(), &runtime);
             if let (Err(e), Some(_)) = (&ended, args.global.log_options().file) {
                 tracing::error!("{}", one_line(e));
             }

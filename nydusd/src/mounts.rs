@@ -48,6 +48,10 @@ pub struct Image {
 impl Image {
     /// Opens the image of `bootstrap` as `config` says. `digest` is the SHA-256 that the bootstrap must have.
     pub fn open(config: &Config, bootstrap: &Path, digest: Option<Digest>, runtime: &Handle) -> Result<Self> {
+        let span = tracing::info_span!(
+            target: storage::trace::TARGET, parent: None, "mount", nydus.bootstrap = %bootstrap.display()
+        );
+        let _entered = span.enter();
         let rafs = config.rafs()?;
         let cache = config.cache()?;
         let work_dir = work_dir(cache)?;

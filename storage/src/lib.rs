@@ -15,6 +15,7 @@ mod error;
 pub mod http;
 pub mod policy;
 pub mod secret;
+pub mod trace;
 
 #[doc(hidden)]
 pub mod fuzzing;

@@ -9,6 +9,7 @@
 
 pub mod allocation;
 pub mod api;
+pub mod collector;
 pub mod config;
 pub mod daemon;
 pub mod fixtures;

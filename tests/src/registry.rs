@@ -3,8 +3,8 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -25,6 +25,8 @@ pub struct Registry {
 struct Shared {
     blobs: PathBuf,
     redirects: AtomicUsize,
+    /// The header `traceparent` of each request for a blob.
+    traceparents: Mutex<Vec<Option<String>>>,
 }
 
 impl Registry {
@@ -40,7 +42,11 @@ impl Registry {
         let addr = listener.local_addr().unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let shared = Arc::new(Shared { blobs: blobs.to_owned(), redirects: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared {
+            blobs: blobs.to_owned(),
+            redirects: AtomicUsize::new(0),
+            traceparents: Mutex::default(),
+        });
         let service = axum::Router::new().fallback(answer).with_state(shared.clone());
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
@@ -63,9 +69,17 @@ impl Registry {
     pub fn redirects(&self) -> usize {
         self.shared.redirects.load(Ordering::Relaxed)
     }
+
+    /// The headers `traceparent` of all requests for blobs so far.
+    pub fn traceparents(&self) -> Vec<Option<String>> {
+        self.shared.traceparents.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let parent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+    let parent = parent.map(str::to_owned);
+    shared.traceparents.lock().unwrap_or_else(PoisonError::into_inner).push(parent);
     let path = request.uri().path();
     let id = path.rsplit(['/', ':']).next().unwrap_or_default();
     if !path.starts_with("/v2/") {

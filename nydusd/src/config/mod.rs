@@ -27,6 +27,7 @@ mod secret;
 mod section;
 #[cfg(test)]
 mod tests;
+mod tracing;
 mod v1;
 mod v2;
 
@@ -35,6 +36,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
+pub use self::tracing::Tracing;
 pub use backend::{Backend, ExternalBackend, Localdisk, Localfs};
 pub use cache::{Cache, CacheKind, Encryption, FileCache, Fscache};
 pub use error::{Error, Warning};
@@ -64,6 +66,8 @@ pub struct Config {
     pub rafs: Option<Rafs>,
     /// The writable layer above the image.
     pub overlay: Option<Overlay>,
+    /// Where traces are sent.
+    pub tracing: Option<Tracing>,
 }
 
 /// A configuration, and what its text says that means nothing to us.
@@ -79,7 +83,7 @@ impl Parsed {
     /// The configuration; each warning becomes a log line that names `origin`.
     pub fn log_warnings(self, origin: &str) -> Config {
         for warning in &self.warnings {
-            tracing::warn!("{origin}: {warning}");
+            ::tracing::warn!("{origin}: {warning}");
         }
         self.config
     }
@@ -111,6 +115,7 @@ impl Config {
             cache: Some(Cache::file(dir)),
             rafs: Some(Rafs::default()),
             overlay: None,
+            tracing: None,
         }
     }
 

@@ -9,6 +9,7 @@ use super::cache::{Cache, CacheKind, CacheType, FileCache, Fscache};
 use super::error::Problem;
 use super::rafs::{Mode, Prefetch, PrefetchKeys, Rafs};
 use super::section::Section;
+use super::tracing::Tracing;
 
 struct Device {
     id: String,
@@ -40,6 +41,7 @@ pub(super) fn read(section: &mut Section) -> Result<Config, Problem> {
         cache: Some(cache),
         rafs: Some(Rafs { mode, batch_size, validate, prefetch, ..Rafs::read_common(section)? }),
         overlay: None,
+        tracing: section.table("tracing", Tracing::read)?,
     })
 }
 

@@ -6,6 +6,7 @@ use super::cache::{Cache, CacheKind, CacheType, FileCache, Fscache};
 use super::error::Problem;
 use super::rafs::{Mode, Overlay, Prefetch, PrefetchKeys, Rafs};
 use super::section::Section;
+use super::tracing::Tracing;
 
 pub(super) fn read(section: &mut Section) -> Result<Config, Problem> {
     match section.integer("version", 0..=u64::MAX, "versions")? {
@@ -22,6 +23,7 @@ pub(super) fn read(section: &mut Section) -> Result<Config, Problem> {
         cache: section.table("cache", read_cache)?,
         rafs: section.table("rafs", read_rafs)?,
         overlay: section.table("overlay", Overlay::read)?,
+        tracing: section.table("tracing", Tracing::read)?,
     };
     let wished = config.rafs.as_ref().is_some_and(|rafs| rafs.prefetch.enable);
     let served = config.cache.as_ref().is_some_and(|cache| cache.prefetch.enable);

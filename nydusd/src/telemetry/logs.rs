@@ -28,6 +28,7 @@ use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::sink::{Output, RotatingFile, Sink};
+use super::traces::Traces;
 use super::utc::Utc;
 
 /// The crates whose lines the level is about. Others are heard from warnings on.
@@ -122,15 +123,18 @@ pub struct Logs {
     sink: Arc<Sink>,
 }
 
-/// Starts logging for the whole process. May succeed once.
-pub fn init(options: &Options) -> anyhow::Result<Logs> {
-    let (subscriber, logs) = build(options)?;
+/// Starts logging for the whole process, and tracing where there is something to trace with. May succeed once.
+pub fn init(options: &Options, traces: Option<&Traces>) -> anyhow::Result<Logs> {
+    let (subscriber, logs) = build(options, traces)?;
     subscriber.try_init().context("logging was started before")?;
     Ok(logs)
 }
 
 /// A subscriber and its handle, not yet in use.
-fn build(options: &Options) -> anyhow::Result<(impl Subscriber + Send + Sync + 'static, Logs)> {
+fn build(
+    options: &Options,
+    traces: Option<&Traces>,
+) -> anyhow::Result<(impl Subscriber + Send + Sync + use<>, Logs)> {
     let output = match &options.file {
         None => Output::Stderr,
         Some(path) => {
@@ -143,8 +147,8 @@ fn build(options: &Options) -> anyhow::Result<(impl Subscriber + Send + Sync + '
         output.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let sink = Arc::new(Sink::start(output).context("cannot start the thread that writes log lines")?);
     let (filter, handle) = reload::Layer::new(options.level.targets());
-    let subscriber =
-        tracing_subscriber::registry().with(filter).with(LineLayer { sink: sink.clone(), is_coloured });
+    let lines = LineLayer { sink: sink.clone(), is_coloured }.with_filter(filter);
+    let subscriber = tracing_subscriber::registry().with(lines).with(traces.map(Traces::layer));
     let logs =
         Logs { filter: handle, level: AtomicU8::new(options.level as u8), change: Mutex::new(()), sink };
     Ok((subscriber, logs))
@@ -301,7 +305,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("d.log");
         let options = Options { level, file: Some(path.clone()), rotation_size: 0 };
-        let (subscriber, logs) = build(&options).unwrap();
+        let (subscriber, logs) = build(&options, None).unwrap();
         tracing::subscriber::with_default(subscriber, || log(&logs));
         logs.flush();
         let without_time = |line: String| {
@@ -393,7 +397,7 @@ mod tests {
     #[test]
     fn a_log_file_that_cannot_be_opened_is_named() {
         let file = Some(PathBuf::from("/nonexistent/d.log"));
-        let error = build(&Options { level: Level::Info, file, rotation_size: 0 }).err().unwrap();
+        let error = build(&Options { level: Level::Info, file, rotation_size: 0 }, None).err().unwrap();
         assert!(
             format!("{error:#}").starts_with("/nonexistent/d.log: cannot open the log file: No such file")
         );

@@ -2,4 +2,5 @@
 
 pub mod logs;
 mod sink;
+pub mod traces;
 pub mod utc;

@@ -14,7 +14,7 @@ use reqwest::{Certificate, Identity, Method, StatusCode, Url};
 use super::failure::Failure;
 use super::options::HttpOptions;
 use crate::secret::Secret;
-use crate::{Error, Result};
+use crate::{Error, Result, trace};
 
 /// What we call ourselves unless told otherwise: servers and proxies know the reference daemon by it.
 const AGENT: &str = "nydusd/1.0.0";
@@ -161,6 +161,9 @@ impl Client {
             headers.remove(COOKIE);
         }
         headers.extend(call.headers);
+        if let Some(parent) = trace::traceparent().and_then(|text| HeaderValue::try_from(text).ok()) {
+            headers.insert("traceparent", parent);
+        }
         let mut request = self.connections().request(call.method, call.url).headers(headers);
         if let Some(form) = &call.form {
             request = request.form(form);

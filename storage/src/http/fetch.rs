@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Notify;
+use tracing::Instrument as _;
 
 use super::Commons;
 use super::client::{Answer, Way};
@@ -324,9 +325,10 @@ impl<S: Server> Read<'_, S> {
 /// Lets requests end that nobody waits for: the policy wants to know how.
 fn leave<S: Server>(running: FuturesUnordered<BoxFuture<'static, Ended<S>>>) {
     for request in running {
-        tokio::spawn(async move {
+        let end = async move {
             let Ended { held, result, .. } = request.await;
             held.report(None, &result);
-        });
+        };
+        tokio::spawn(end.in_current_span());
     }
 }

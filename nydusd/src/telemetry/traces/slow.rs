@@ -1,0 +1,141 @@
+//! Only slow traces leave the process.
+//!
+//! Spans wait until the first span of their trace has ended, which in this process is the last to end; then all of them
+//! go on or none. Invariant: what waits is bounded in traces and spans, and whoever ends a span never waits.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use opentelemetry::trace::{SpanId, Status, TraceId};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
+
+/// The most traces that are collected at a time: readers that wait.
+const MAX_TRACES: usize = 1024;
+/// The most spans of one trace; what is beyond is counted in the first span.
+const MAX_SPANS: usize = 256;
+
+/// The first span of traces that are never dropped, since those of reads refer to it.
+const ALWAYS: &str = "mount";
+
+/// Hands on the spans of traces whose first span took long or failed.
+#[derive(Debug)]
+pub struct SlowTraces<P> {
+    threshold: Duration,
+    waiting: Mutex<HashMap<TraceId, Waiting>>,
+    next: P,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    spans: Vec<SpanData>,
+    left_out: i64,
+}
+
+impl<P> SlowTraces<P> {
+    /// Traces that took `threshold` or longer go on to `next`.
+    pub fn new(threshold: Duration, next: P) -> Self {
+        Self { threshold, waiting: Mutex::default(), next }
+    }
+}
+
+impl<P: SpanProcessor> SpanProcessor for SlowTraces<P> {
+    fn on_start(&self, span: &mut Span, context: &Context) {
+        self.next.on_start(span, context);
+    }
+
+    fn on_end(&self, mut span: SpanData) {
+        let trace = span.span_context.trace_id();
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if span.parent_span_id != SpanId::INVALID {
+            let known = waiting.len();
+            match waiting.entry(trace) {
+                std::collections::hash_map::Entry::Vacant(_) if known >= MAX_TRACES => {}
+                entry => {
+                    let trace = entry.or_default();
+                    if trace.spans.len() < MAX_SPANS { trace.spans.push(span) } else { trace.left_out += 1 }
+                }
+            }
+            return;
+        }
+        let Waiting { spans, left_out } = waiting.remove(&trace).unwrap_or_default();
+        drop(waiting);
+        let took = span.end_time.duration_since(span.start_time).unwrap_or_default();
+        if took < self.threshold && span.name != ALWAYS && !matches!(span.status, Status::Error { .. }) {
+            return;
+        }
+        if left_out > 0 {
+            span.attributes.push(KeyValue::new("nydus.spans_left_out", left_out));
+        }
+        for span in spans {
+            self.next.on_end(span);
+        }
+        self.next.on_end(span);
+    }
+
+    fn force_flush(&self) -> OTelSdkResult {
+        self.next.force_flush()
+    }
+
+    fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+        self.next.shutdown_with_timeout(timeout)
+    }
+
+    fn set_resource(&mut self, resource: &Resource) {
+        self.next.set_resource(resource);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::{
+        Span as _, SpanBuilder, TraceContextExt as _, Tracer as _, TracerProvider as _,
+    };
+    use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SimpleSpanProcessor};
+
+    use super::*;
+
+    /// Names of what goes on when a first span of this name takes `took`, with `children` parts.
+    fn sent(
+        name: &'static str,
+        took: Duration,
+        children: usize,
+        status: Status,
+    ) -> (Vec<String>, Vec<KeyValue>) {
+        let exporter = InMemorySpanExporter::default();
+        let next = SimpleSpanProcessor::new(exporter.clone());
+        let processor = SlowTraces::new(Duration::from_millis(100), next);
+        let provider = SdkTracerProvider::builder().with_span_processor(processor).build();
+        let tracer = provider.tracer("test");
+        let start = std::time::UNIX_EPOCH;
+        let mut root = SpanBuilder::from_name(name).with_start_time(start).start(&tracer);
+        root.set_status(status);
+        let context = Context::new().with_span(root);
+        for _ in 0..children {
+            tracer.start_with_context("part", &context).end();
+        }
+        context.span().end_with_timestamp(start + took);
+        let spans = exporter.get_finished_spans().unwrap();
+        let last = spans.last().map(|span| span.attributes.clone()).unwrap_or_default();
+        (spans.into_iter().map(|span| span.name.into_owned()).collect(), last)
+    }
+
+    #[test]
+    fn fast_traces_are_dropped_whole_and_slow_ones_go_on_whole() {
+        let (fast, slow) = (Duration::from_millis(99), Duration::from_millis(100));
+        assert!(sent("read", fast, 2, Status::Unset).0.is_empty());
+        assert_eq!(sent("read", slow, 2, Status::Unset).0, ["part", "part", "read"]);
+        assert_eq!(sent("read", fast, 1, Status::error("no")).0, ["part", "read"]);
+        assert_eq!(sent("mount", fast, 0, Status::Unset).0, ["mount"]);
+    }
+
+    #[test]
+    fn a_trace_of_too_many_spans_says_how_many_were_left_out() {
+        let (names, attributes) = sent("read", Duration::from_secs(1), MAX_SPANS + 3, Status::Unset);
+        assert_eq!(names.len(), MAX_SPANS + 1);
+        assert_eq!(attributes, [KeyValue::new("nydus.spans_left_out", 3_i64)]);
+    }
+}
