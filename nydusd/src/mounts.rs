@@ -4,17 +4,22 @@
 //! or key it is about.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use blobcache::{Blob, BlobCache, CacheOptions, CacheStorage, ErrorKind};
 use rafs::{Bootstrap, OpenOptions, Version};
+use storage::backend::http_proxy::HttpProxy;
 use storage::backend::localdisk::{LocalDisk, LocalDiskConfig};
 use storage::backend::localfs::{LocalFs, LocalFsConfig};
+use storage::backend::oss::Oss;
+use storage::backend::registry::Registry;
+use storage::backend::s3::S3;
 use storage::backend::{Backend, Priority, Request};
 use storage::blob::{BlobDescription, BlobFeatures};
 use storage::digest::Digest;
+use storage::http::Commons;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
@@ -24,6 +29,9 @@ use crate::filesystem::Filesystem;
 /// How long a local place may take to show that it has the blobs. One that takes longer is not refused: reads will
 /// wait for it.
 const LOCAL_CHECK: Duration = Duration::from_secs(5);
+
+/// What the backends of all mounts share.
+static COMMONS: LazyLock<Commons> = LazyLock::new(Commons::new);
 
 /// A mounted image: its tree, and what the administration tells of it.
 pub struct Image {
@@ -64,7 +72,10 @@ impl Image {
             }
             blobs.push(cache.blob(description.clone(), bootstrap.clone())?);
         }
-        runtime.block_on(check_local_blobs(bootstrap.blobs(), &blobs, backend.as_ref()))?;
+        // A place far away may be down now and back when something is read: only reads wait for it.
+        if config.backend()?.is_local() {
+            runtime.block_on(check_local_blobs(bootstrap.blobs(), &blobs, backend.as_ref()))?;
+        }
         info!("RAFS filesystem imported");
         let filesystem = Filesystem::new(bootstrap, blobs, rafs.read_deadline, rafs.enable_xattr);
         Ok(Self {
@@ -116,7 +127,10 @@ fn open_backend(backend: &config::Backend) -> Result<Arc<dyn Backend>> {
             device_path: disk.device_path.clone(),
             disable_gpt: disk.disable_gpt,
         })?),
-        other => bail!("backend.type: {:?} is not supported yet", other.name()),
+        config::Backend::Registry(registry) => Arc::new(Registry::new((**registry).clone(), &COMMONS)?),
+        config::Backend::Oss(oss) => Arc::new(Oss::new((**oss).clone(), &COMMONS)?),
+        config::Backend::S3(s3) => Arc::new(S3::new((**s3).clone(), &COMMONS)?),
+        config::Backend::HttpProxy(server) => Arc::new(HttpProxy::new((**server).clone(), &COMMONS)?),
     })
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 use std::{fmt, io};
 
 /// The result of this crate.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Why a blob could not be read or decoded.
 #[derive(Debug, thiserror::Error)]

@@ -12,6 +12,9 @@ pub mod cipher;
 pub mod codec;
 pub mod digest;
 mod error;
+pub mod http;
+pub mod policy;
+pub mod secret;
 
 #[doc(hidden)]
 pub mod fuzzing;

@@ -20,6 +20,7 @@ pub mod mounts;
 pub mod mutation;
 pub mod program;
 pub mod readers;
+pub mod registry;
 pub mod requirements;
 pub mod rng;
 pub mod seeds;

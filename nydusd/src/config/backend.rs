@@ -5,11 +5,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use storage::backend::http_proxy::HttpProxyConfig;
+use storage::backend::oss::OssConfig;
+use storage::backend::registry::RegistryConfig;
+use storage::backend::s3::S3Config;
+use storage::http::HttpOptions;
+use storage::secret::Secret;
+
 use super::error::Problem;
-use super::http::HttpProxy;
-use super::object_store::{Oss, S3};
-use super::registry::Registry;
-use super::secret::Secret;
+use super::http::read_http_proxy;
+use super::object_store::{read_oss, read_s3};
+use super::registry;
 use super::section::Section;
 
 /// The place all blobs of an image are read from.
@@ -20,13 +26,13 @@ pub enum Backend {
     /// Partitions of a block device.
     Localdisk(Localdisk),
     /// An OSS bucket.
-    Oss(Box<Oss>),
+    Oss(Box<OssConfig>),
     /// An S3 bucket.
-    S3(Box<S3>),
+    S3(Box<S3Config>),
     /// A container registry.
-    Registry(Box<Registry>),
+    Registry(Box<RegistryConfig>),
     /// A plain HTTP server, also over a unix socket.
-    HttpProxy(Box<HttpProxy>),
+    HttpProxy(Box<HttpProxyConfig>),
 }
 
 /// The kinds, by their names in a configuration.
@@ -57,11 +63,30 @@ impl Backend {
         Ok(match kind {
             Kind::Localfs => Self::Localfs(Localfs::read(section)?),
             Kind::Localdisk => Self::Localdisk(Localdisk::read(section)?),
-            Kind::Oss => Self::Oss(Box::new(Oss::read(section)?)),
-            Kind::S3 => Self::S3(Box::new(S3::read(section)?)),
-            Kind::Registry => Self::Registry(Box::new(Registry::read(section)?)),
-            Kind::HttpProxy => Self::HttpProxy(Box::new(HttpProxy::read(section)?)),
+            Kind::Oss => Self::Oss(Box::new(read_oss(section)?)),
+            Kind::S3 => Self::S3(Box::new(read_s3(section)?)),
+            Kind::Registry => Self::Registry(Box::new(registry::read(section)?)),
+            Kind::HttpProxy => Self::HttpProxy(Box::new(read_http_proxy(section)?)),
         })
+    }
+
+    /// Whether the blobs are on this machine.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Localfs(_) | Self::Localdisk(_) => true,
+            Self::Oss(_) | Self::S3(_) | Self::Registry(_) | Self::HttpProxy(_) => false,
+        }
+    }
+
+    /// How requests are sent, if the place is one of HTTP.
+    pub fn http_mut(&mut self) -> Option<&mut HttpOptions> {
+        match self {
+            Self::Localfs(_) | Self::Localdisk(_) => None,
+            Self::Oss(oss) => Some(&mut oss.http),
+            Self::S3(s3) => Some(&mut s3.http),
+            Self::Registry(registry) => Some(&mut registry.http),
+            Self::HttpProxy(server) => Some(&mut server.http),
+        }
     }
 
     /// The name of the kind, as it stands in a configuration.

@@ -9,12 +9,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use storage::backend::http_proxy::HttpProxyConfig;
+use storage::backend::oss::OssConfig;
+use storage::backend::registry::RegistryConfig;
+use storage::backend::s3::S3Config;
+use storage::http::HttpOptions;
+use storage::secret::Secret;
 
-use super::secret::Secret;
-use super::{
-    Backend, Cache, CacheKind, Config, ExternalBackend, FileCache, HttpOptions, HttpProxy, Oss, Prefetch,
-    Rafs, Registry, S3,
-};
+use super::{Backend, Cache, CacheKind, Config, ExternalBackend, FileCache, Prefetch, Rafs};
 
 impl Config {
     /// The JSON form of schema v2 with every secret stripped.
@@ -70,7 +72,7 @@ fn backend(backend: &Backend) -> Value {
     value
 }
 
-fn oss(oss: &Oss) -> Value {
+fn oss(oss: &OssConfig) -> Value {
     with_http(
         json!({
             "scheme": oss.scheme.name(),
@@ -88,7 +90,7 @@ fn oss(oss: &Oss) -> Value {
     )
 }
 
-fn s3(s3: &S3) -> Value {
+fn s3(s3: &S3Config) -> Value {
     with_http(
         json!({
             "scheme": s3.scheme.name(),
@@ -105,7 +107,7 @@ fn s3(s3: &S3) -> Value {
     )
 }
 
-fn registry(registry: &Registry) -> Value {
+fn registry(registry: &RegistryConfig) -> Value {
     with_http(
         json!({
             "scheme": registry.scheme.name(),
@@ -121,7 +123,7 @@ fn registry(registry: &Registry) -> Value {
     )
 }
 
-fn http_proxy(server: &HttpProxy) -> Value {
+fn http_proxy(server: &HttpProxyConfig) -> Value {
     with_http(json!({ "addr": server.addr, "path": server.path }), &server.http)
 }
 

@@ -9,7 +9,9 @@
 //! same for all three forms; what nobody asked for is left over and becomes a warning; and a secret is never
 //! quoted by an error.
 //!
-//! Secrets are of the types [`Secret`], [`SecretUrl`] and [`EncryptionKey`], which print as `***`.
+//! The settings of backends that speak HTTP are the types that `storage` takes; only their reading is here.
+//!
+//! Secrets are of the types [`Secret`], [`storage::secret::SecretUrl`] and [`EncryptionKey`], which print as `***`.
 
 mod backend;
 mod cache;
@@ -28,6 +30,7 @@ mod tests;
 mod v1;
 mod v2;
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
@@ -35,11 +38,9 @@ use std::path::Path;
 pub use backend::{Backend, ExternalBackend, Localdisk, Localfs};
 pub use cache::{Cache, CacheKind, Encryption, FileCache, Fscache};
 pub use error::{Error, Warning};
-pub use http::{HttpOptions, HttpProxy, Mirror, Proxy, Scheme};
-pub use object_store::{Addressing, Oss, S3, SignatureVersion};
 pub use rafs::{Mode, Overlay, Prefetch, Rafs};
-pub use registry::Registry;
-pub use secret::{EncryptionKey, Secret, SecretUrl};
+pub use secret::EncryptionKey;
+use storage::secret::Secret;
 
 /// The longest configuration text, in bytes.
 pub const MAX_TEXT: usize = 1 << 20;
@@ -128,18 +129,34 @@ impl Config {
         self.rafs.as_ref().ok_or(Error::Absent { key: "rafs", purpose: "how the image is served" })
     }
 
-    /// Replaces the registry's `auth` by that of the environment variable `IMAGE_PULL_AUTH`, if it is set and
-    /// not empty. Other backends have no use for it.
+    /// Applies the environment: `IMAGE_PULL_AUTH`, if it is set and not empty, replaces the registry's `auth`; each
+    /// `NYDUS_HEADER_<Name>` is sent as the header `<Name>` with each request. Other backends have no use for them.
     pub fn apply_environment(&mut self) -> Result<(), Error> {
-        match std::env::var("IMAGE_PULL_AUTH") {
-            Ok(auth) if !auth.is_empty() => self.override_registry_auth(&auth, "IMAGE_PULL_AUTH"),
-            Ok(_) | Err(std::env::VarError::NotPresent) => Ok(()),
-            Err(std::env::VarError::NotUnicode(_)) => Err(error::Problem::value(
-                "IMAGE_PULL_AUTH",
-                "expected base64 text, found bytes that are not UTF-8",
-            )
-            .at("environment")),
+        self.apply(std::env::vars_os())
+    }
+
+    fn apply(&mut self, variables: impl Iterator<Item = (OsString, OsString)>) -> Result<(), Error> {
+        const AUTH: &str = "IMAGE_PULL_AUTH";
+        for (name, value) in variables {
+            let Some(name) = name.to_str() else { continue };
+            let header = name.strip_prefix("NYDUS_HEADER_");
+            if name != AUTH && header.is_none() {
+                continue;
+            }
+            let value = value.into_string().map_err(|_| {
+                error::Problem::value(name, "expected text, found bytes that are not UTF-8").at("environment")
+            })?;
+            match header {
+                Some(header) => {
+                    if let Some(http) = self.backend.as_mut().and_then(Backend::http_mut) {
+                        http.headers.insert(header.to_owned(), Secret::new(value));
+                    }
+                }
+                None if value.is_empty() => {}
+                None => self.override_registry_auth(&value, AUTH)?,
+            }
         }
+        Ok(())
     }
 
     /// Replaces the registry's `auth`. `origin` says in an error where `auth` comes from. Nothing happens if

@@ -8,9 +8,10 @@ use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use storage::secret::{Secret, SecretUrl};
+
 use super::error::{Problem, Warning};
 use super::node::{Node, Table};
-use super::secret::{Secret, SecretUrl};
 
 /// The most warnings for one text; a last one says how many more there were.
 const MAX_WARNINGS: usize = 100;

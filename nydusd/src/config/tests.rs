@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use storage::backend::oss::{Addressing, SignatureVersion};
+use storage::http::Scheme;
+
 use super::*;
 
 fn parse(text: &str) -> Result<Parsed, Error> {
@@ -644,4 +647,31 @@ fn the_manual_names_every_key() {
         }
     }
     assert!(count > 60, "{count} keys found in the sources");
+}
+
+#[test]
+fn the_environment_says_who_we_are_and_what_is_sent() {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    let text = r#"{"version": 2, "backend": {"type": "registry", "registry": {"host": "r", "repo": "p", "auth": "YTpi"}}}"#;
+    let registry = |variables: &[(&str, &str)]| {
+        let mut config = ok(text);
+        let applied = config.apply(variables.iter().map(|(name, value)| (name.into(), value.into())));
+        match (applied, config.backend) {
+            (Ok(()), Some(Backend::Registry(registry))) => Ok(registry),
+            (applied, _) => Err(applied.unwrap_err().to_string()),
+        }
+    };
+    let applied =
+        registry(&[("NYDUS_HEADER_X-Site", "s3cret"), ("IMAGE_PULL_AUTH", "dTpw"), ("PATH", "/")]).unwrap();
+    assert_eq!(applied.auth.unwrap().expose(), "dTpw");
+    assert_eq!(applied.http.headers["X-Site"].expose(), "s3cret");
+    assert_eq!(applied.http.headers.len(), 1);
+    assert!(!format!("{:?}", applied.http).contains("s3cret"));
+    assert_eq!(registry(&[("IMAGE_PULL_AUTH", "")]).unwrap().auth.unwrap().expose(), "YTpi");
+    let error = registry(&[("IMAGE_PULL_AUTH", "hunter2")]).unwrap_err();
+    assert!(error.contains("IMAGE_PULL_AUTH") && !error.contains("hunter2"), "{error}");
+    let bytes = OsString::from_vec(vec![0xff]);
+    let error = ok(text).apply([("NYDUS_HEADER_X".into(), bytes)].into_iter()).unwrap_err().to_string();
+    assert!(error.contains("NYDUS_HEADER_X") && error.contains("UTF-8"), "{error}");
 }

@@ -13,10 +13,15 @@ use crate::Result;
 use crate::blob::BlobId;
 
 mod blocking;
+mod bucket;
+pub mod http_proxy;
 #[cfg(any(test, feature = "testing"))]
 pub mod laws;
 pub mod localdisk;
 pub mod localfs;
+pub mod oss;
+pub mod registry;
+pub mod s3;
 mod span;
 
 /// The most bytes of one read: 1 GiB. Asking for more is [`crate::Error::Invalid`], not an allocation.

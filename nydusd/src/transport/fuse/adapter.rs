@@ -18,6 +18,7 @@ use nix::errno::Errno;
 use nix::unistd::{getegid, geteuid};
 use rafs::{Attributes, FileType, Ino};
 
+use super::ahead::Ahead;
 use super::errno::errno;
 use super::nodeid::NodeIds;
 use crate::filesystem::{self, Error, Filesystem};
@@ -30,11 +31,12 @@ pub(super) struct Adapter {
     nodeids: NodeIds,
     /// Shown where the image does not record owners.
     owner: (u32, u32),
+    ahead: Option<Arc<Ahead>>,
 }
 
 impl Adapter {
-    pub(super) fn new(filesystem: Arc<Filesystem>, nodeids: NodeIds) -> Self {
-        Self { filesystem, nodeids, owner: (geteuid().as_raw(), getegid().as_raw()) }
+    pub(super) fn new(filesystem: Arc<Filesystem>, nodeids: NodeIds, ahead: Option<Arc<Ahead>>) -> Self {
+        Self { filesystem, nodeids, owner: (geteuid().as_raw(), getegid().as_raw()), ahead }
     }
 
     fn stat(&self, ino: Ino, attributes: &Attributes) -> stat64 {
@@ -109,11 +111,11 @@ impl FileSystem for Adapter {
     type Handle = u64;
 
     fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
+        // Not READDIRPLUS_AUTO: it asks for the later parts of a listing without attributes, and then for each entry.
         // Not ASYNC_DIO: the kernel then waits for direct reads where even a killed reader cannot leave.
         let wanted = FsOptions::ASYNC_READ
             | FsOptions::MAX_PAGES
             | FsOptions::DO_READDIRPLUS
-            | FsOptions::READDIRPLUS_AUTO
             | FsOptions::PARALLEL_DIROPS
             | FsOptions::CACHE_SYMLINKS
             | FsOptions::EXPLICIT_INVAL_DATA
@@ -177,14 +179,25 @@ impl FileSystem for Adapter {
         offset: u64,
         add_entry: &mut dyn FnMut(DirEntry<'_>, Entry) -> io::Result<usize>,
     ) -> io::Result<()> {
-        self.list(nodeid, offset, &mut |dirent, ino| {
+        let mut files = Vec::new();
+        let listed = self.list(nodeid, offset, &mut |dirent, ino| {
             // Node 0: the kernel takes the name but no inode, as it must for the two dots.
             let entry = match dirent.name {
                 b"." | b".." => Entry::default(),
                 _ => self.entry(ino)?,
             };
-            Ok(add_entry(dirent, entry))
-        })
+            let file = (entry.inode, entry.attr.st_size as u64);
+            let is_file = dirent.type_ == dirent_type(FileType::Regular) && file.1 != 0;
+            let added = add_entry(dirent, entry);
+            if is_file && matches!(added, Ok(1..)) {
+                files.push(file);
+            }
+            Ok(added)
+        });
+        if let Some(ahead) = &self.ahead {
+            ahead.listed(&files);
+        }
+        listed
     }
 
     fn statfs(&self, _: &Context, _: u64) -> io::Result<statvfs64> {

@@ -4,6 +4,7 @@
 //! crate stay in this module.
 
 mod adapter;
+mod ahead;
 mod errno;
 mod failed;
 mod mount;
@@ -25,6 +26,7 @@ use tracing::{error, info};
 
 use crate::filesystem::Filesystem;
 use adapter::Adapter;
+use ahead::Ahead;
 use failed::FailedRanges;
 use mount::Mount;
 use nodeid::NodeIds;
@@ -61,7 +63,9 @@ impl FuseMount {
         let mount = Mount::new(mountpoint, options.allow_other)?;
         let device = Arc::new(mount.device()?);
         let nodeids = NodeIds::new(filesystem.root());
-        let server = Arc::new(Server::new(Adapter::new(filesystem.clone(), nodeids)));
+        // One worker sends ahead while another answers.
+        let ahead = (options.threads > 1).then(|| Arc::new(Ahead::default()));
+        let server = Arc::new(Server::new(Adapter::new(filesystem.clone(), nodeids, ahead.clone())));
         let reads = Arc::new(Reads {
             filesystem,
             nodeids,
@@ -69,6 +73,7 @@ impl FuseMount {
             runtime,
             failed: FailedRanges::default(),
             parked: Parked::default(),
+            ahead,
         });
         let (end, ended) = oneshot::channel();
         let end = Arc::new(End(Some(end)));

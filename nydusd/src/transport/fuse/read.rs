@@ -6,18 +6,22 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fuse_backend_rs::abi::fuse_abi::ReadIn;
 use nix::errno::Errno;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use super::ahead::Ahead;
 use super::errno::errno;
 use super::failed::FailedRanges;
 use super::nodeid::NodeIds;
-use super::reply::Reply;
+use super::reply::{self, Reply};
 use crate::filesystem::Filesystem;
+
+/// How long a reader's answer is held back by what is sent ahead.
+const AHEAD_LIMIT: Duration = Duration::from_micros(500);
 
 /// Everything a READ needs.
 pub(super) struct Reads {
@@ -27,19 +31,41 @@ pub(super) struct Reads {
     pub(super) runtime: Handle,
     pub(super) failed: FailedRanges,
     pub(super) parked: Parked,
+    pub(super) ahead: Option<Arc<Ahead>>,
 }
 
 impl Reads {
     /// Serves one READ. `buffer` is the worker's own, reused from request to request.
     pub(super) fn serve(self: &Arc<Self>, unique: u64, nodeid: u64, wanted: &ReadIn, buffer: &mut [u8]) {
         let reply = Reply::new(self.device.clone(), unique);
-        let Some(buffer) = buffer.get_mut(..wanted.size as usize) else {
+        let Some((out, rest)) = buffer.split_at_mut_checked(wanted.size as usize) else {
             return reply.error(Errno::EINVAL);
         };
-        match self.filesystem.read_ready(self.nodeids.ino(nodeid), wanted.offset, buffer) {
-            Ok(Some(len)) => reply.data(&buffer[..len]),
+        match self.filesystem.read_ready(self.nodeids.ino(nodeid), wanted.offset, out) {
+            Ok(Some(len)) => {
+                if wanted.offset == 0 {
+                    self.send_ahead(nodeid, rest);
+                }
+                reply.data(&out[..len]);
+            }
             Ok(None) => self.park(unique, nodeid, wanted, reply),
             Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    /// Sends the files behind the one whose start is being read, as far as they are ready and time allows.
+    ///
+    /// Before the answer: a reader that is already awake would catch up, and everything would be copied twice.
+    fn send_ahead(&self, nodeid: u64, buffer: &mut [u8]) {
+        let Some(burst) = self.ahead.as_ref().and_then(|ahead| ahead.read(nodeid)) else { return };
+        let started = Instant::now();
+        for &(nodeid, size) in &burst.files {
+            let Some(out) = buffer.get_mut(..size as usize) else { continue };
+            let ready = self.filesystem.read_ready(self.nodeids.ino(nodeid), 0, out);
+            let whole = matches!(ready, Ok(Some(len)) if len == out.len());
+            if whole && !reply::store(&self.device, nodeid, out) || started.elapsed() > AHEAD_LIMIT {
+                return;
+            }
         }
     }
 

@@ -49,6 +49,29 @@ impl Reply {
     }
 }
 
+/// Gives the kernel the whole content of a file that it may know. False if there is no sense in giving it more.
+pub(super) fn store(device: &File, nodeid: u64, data: &[u8]) -> bool {
+    /// As the "error" of an answer to nothing.
+    const NOTIFY_STORE: i32 = 4;
+    // struct fuse_out_header, then struct fuse_notify_store_out: u64 nodeid, u64 offset, u32 size, u32 padding.
+    let mut header = [0; 40];
+    let len = (header.len() + data.len()) as u32;
+    header[..4].copy_from_slice(&len.to_le_bytes());
+    header[4..8].copy_from_slice(&NOTIFY_STORE.to_le_bytes());
+    header[16..24].copy_from_slice(&nodeid.to_le_bytes());
+    header[32..36].copy_from_slice(&(data.len() as u32).to_le_bytes());
+    let mut device = device;
+    match device.write_vectored(&[IoSlice::new(&header), IoSlice::new(data)]) {
+        Ok(_) => true,
+        // The kernel has forgotten that file; it may know the next one.
+        Err(e) if e.raw_os_error() == Some(Errno::ENOENT as i32) => true,
+        Err(e) => {
+            debug!("node {nodeid} was not sent ahead: {e}");
+            false
+        }
+    }
+}
+
 impl Drop for Reply {
     fn drop(&mut self) {
         if !self.answered {

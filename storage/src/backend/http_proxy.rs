@@ -1,0 +1,110 @@
+//! Blobs from a plain HTTP server that has them by their ids, over TCP or a unix socket.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use reqwest::Url;
+use reqwest::header::RANGE;
+
+use super::{Backend, BoxFuture, Request};
+use crate::blob::BlobId;
+use crate::http::client::{Answer, Call, Way};
+use crate::http::failure::Failure;
+use crate::http::fetch::{Fetcher, Server};
+use crate::http::part::Part;
+use crate::http::route::Route;
+use crate::http::{Commons, HttpOptions};
+use crate::policy::endpoint::Health;
+use crate::secret::SecretUrl;
+use crate::{Error, Result};
+
+/// A plain HTTP server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpProxyConfig {
+    /// The address of the server, or the absolute path of its unix socket.
+    pub addr: SecretUrl,
+    /// What stands before the blob's id in the address; not used for a socket.
+    pub path: String,
+    /// How requests are sent.
+    pub http: HttpOptions,
+}
+
+/// Blobs from a plain HTTP server.
+#[derive(Debug)]
+pub struct HttpProxy {
+    fetcher: Fetcher<Files>,
+}
+
+impl HttpProxy {
+    /// Takes the configuration and reads the certificates it names; sends nothing yet. [`Error::Invalid`] if it cannot be
+    /// used.
+    pub fn new(config: HttpProxyConfig, commons: &Commons) -> Result<Self> {
+        let addr = config.addr.expose();
+        let (base, way) = if addr.starts_with('/') {
+            (Url::parse("http://localhost/"), Way::Unix(PathBuf::from(addr)))
+        } else {
+            let path = config.path.trim_matches('/');
+            let slash = if path.is_empty() { "" } else { "/" };
+            (Url::parse(&format!("{}{slash}{path}/", addr.trim_end_matches('/'))), Way::Direct)
+        };
+        let base = base.map_err(|_| Error::invalid("http-proxy", "addr and path make no address"))?;
+        let files = Files { place: format!("http-proxy {}", config.addr), base };
+        Ok(Self { fetcher: Fetcher::new(files, &config.http, way, commons)? })
+    }
+
+    /// What is known of each endpoint, in the order they are preferred.
+    pub fn health(&self) -> Vec<Health> {
+        self.fetcher.health()
+    }
+}
+
+impl Backend for HttpProxy {
+    fn read<'a>(
+        &'a self,
+        blob: &'a BlobId,
+        offset: u64,
+        len: u64,
+        request: Request,
+    ) -> BoxFuture<'a, Result<Bytes>> {
+        Box::pin(self.fetcher.read(blob, offset, len, request))
+    }
+
+    fn size<'a>(&'a self, blob: &'a BlobId, request: Request) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(self.fetcher.size(blob, request))
+    }
+}
+
+/// A directory of a server.
+#[derive(Debug)]
+struct Files {
+    place: String,
+    base: Url,
+}
+
+impl Server for Files {
+    fn ask<'a>(
+        &'a self,
+        route: &'a Route,
+        blob: &'a BlobId,
+        range: &'a Part,
+        request: Request,
+    ) -> BoxFuture<'a, Result<Answer, Failure>> {
+        Box::pin(async move {
+            let mut address = self.base.clone();
+            if let Ok(mut segments) = address.path_segments_mut() {
+                segments.pop_if_empty().push(blob.as_str());
+            }
+            let mut call = Call::get(route.address(&address), request.deadline);
+            call.headers.insert(RANGE, range.header());
+            let answer = route.send(call, request.priority).await?;
+            match answer.status().as_u16() {
+                200 | 206 | 416 => Ok(answer),
+                _ => Err(route.failure(answer, &self.name(blob), &self.place).await),
+            }
+        })
+    }
+
+    fn name(&self, blob: &BlobId) -> String {
+        format!("{}: blob {blob}", self.place)
+    }
+}

@@ -1,0 +1,239 @@
+//! Blobs in a container registry, by the distribution protocol: `GET /v2/REPO/blobs/sha256:ID` with a range.
+//!
+//! Owns where the redirects of blobs led. Whoever serves the bytes in the end — often an object store with signed
+//! addresses — is asked directly from then on, and the registry again when that fails.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use reqwest::Url;
+use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION, RANGE};
+
+use super::{Backend, BoxFuture, Request};
+use crate::blob::BlobId;
+use crate::http::auth::Auth;
+use crate::http::client::{Answer, Call, Client, Way};
+use crate::http::credentials::Credentials;
+use crate::http::failure::Failure;
+use crate::http::fetch::{Fetcher, Server};
+use crate::http::part::Part;
+use crate::http::redirect::{MAX_REDIRECTS, Rules, Targets, is_redirect, is_same_place};
+use crate::http::route::Route;
+use crate::http::{Commons, HttpOptions, Scheme};
+use crate::policy::endpoint::Health;
+use crate::secret::Secret;
+use crate::{Error, Result};
+
+/// One repository of a registry.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RegistryConfig {
+    /// How to speak to the registry.
+    pub scheme: Scheme,
+    /// `host[:port]`.
+    pub host: String,
+    /// The repository, for example `library/ubuntu`.
+    pub repo: String,
+    /// Base64 of `user:password`.
+    pub auth: Option<Secret>,
+    /// The bearer token to begin with.
+    pub registry_token: Option<Secret>,
+    /// Forced on the targets of redirects.
+    pub blob_url_scheme: Option<Scheme>,
+    /// Forced on the targets of redirects.
+    pub blob_redirected_host: Option<String>,
+    /// A Docker `config.json` to find credentials in; `None`: no such file is read.
+    pub docker_config: Option<PathBuf>,
+    /// How requests are sent.
+    pub http: HttpOptions,
+}
+
+/// Blobs in a container registry.
+#[derive(Debug)]
+pub struct Registry {
+    fetcher: Fetcher<Repository>,
+}
+
+impl Registry {
+    /// Takes the configuration and reads the certificates it names; sends nothing yet. [`Error::Invalid`] if it cannot be
+    /// used.
+    pub fn new(config: RegistryConfig, commons: &Commons) -> Result<Self> {
+        let base = format!("{}://{}/v2/{}/blobs/", config.scheme.name(), config.host, config.repo);
+        let base = Url::parse(&base).ok().filter(|url| url.username().is_empty() && url.password().is_none());
+        let base = base.ok_or_else(|| Error::invalid("registry", "host and repo make no address"))?;
+        // Past a proxy that may be gone around, tokens are fetched from their service itself.
+        let way = match &config.http.proxy {
+            Some(proxy) if !proxy.fallback => Way::Proxy(Secret::new(proxy.url.expose())),
+            _ => Way::Direct,
+        };
+        let client = Arc::new(Client::new(&config.http, way)?);
+        let credentials = Credentials::new(config.host.clone(), config.auth, config.docker_config);
+        let repository = Repository {
+            place: format!("registry {}/{}", config.host, config.repo),
+            base,
+            rules: Rules { scheme: config.blob_url_scheme, host: config.blob_redirected_host },
+            auth: Auth::new(credentials, config.registry_token, commons.tokens.clone(), client),
+            targets: Targets::default(),
+        };
+        Ok(Self { fetcher: Fetcher::new(repository, &config.http, Way::Direct, commons)? })
+    }
+
+    /// From now on `auth`, base64 of `user:password`, is who we are. `None`: who `docker_config` says we are.
+    pub fn exchange_auth(&self, auth: Option<Secret>) {
+        self.fetcher.server().auth.exchange(auth);
+    }
+
+    /// What is known of each endpoint, in the order they are preferred.
+    pub fn health(&self) -> Vec<Health> {
+        self.fetcher.health()
+    }
+}
+
+impl Backend for Registry {
+    fn read<'a>(
+        &'a self,
+        blob: &'a BlobId,
+        offset: u64,
+        len: u64,
+        request: Request,
+    ) -> BoxFuture<'a, Result<Bytes>> {
+        Box::pin(self.fetcher.read(blob, offset, len, request))
+    }
+
+    fn size<'a>(&'a self, blob: &'a BlobId, request: Request) -> BoxFuture<'a, Result<u64>> {
+        Box::pin(self.fetcher.size(blob, request))
+    }
+}
+
+/// The repository as a server of ranges.
+#[derive(Debug)]
+struct Repository {
+    place: String,
+    base: Url,
+    rules: Rules,
+    auth: Auth,
+    targets: Targets,
+}
+
+impl Server for Repository {
+    fn ask<'a>(
+        &'a self,
+        route: &'a Route,
+        blob: &'a BlobId,
+        range: &'a Part,
+        request: Request,
+    ) -> BoxFuture<'a, Result<Answer, Failure>> {
+        Box::pin(async move {
+            if let Some(target) = self.targets.get(route.index, blob) {
+                match self.ask_target(route, &target, blob, range, request).await {
+                    Ok(Some(answer)) => return Ok(answer),
+                    // Its signature has expired: the registry makes a new one.
+                    Ok(None) => self.targets.drop(route.index, blob, &target),
+                    Err(failure) => {
+                        self.targets.drop(route.index, blob, &target);
+                        return Err(failure);
+                    }
+                }
+            }
+            self.ask_registry(route, blob, range, request).await
+        })
+    }
+
+    fn name(&self, blob: &BlobId) -> String {
+        format!("{}: blob sha256:{blob}", self.place)
+    }
+}
+
+impl Repository {
+    /// Asks where the registry led before; `None`: 401 or 403.
+    async fn ask_target(
+        &self,
+        route: &Route,
+        target: &Url,
+        blob: &BlobId,
+        range: &Part,
+        request: Request,
+    ) -> Result<Option<Answer>, Failure> {
+        let answer = route.send(foreign(target.clone(), range, request), request.priority).await?;
+        match answer.status().as_u16() {
+            200 | 206 | 416 => Ok(Some(answer)),
+            401 | 403 => Ok(None),
+            _ => Err(route.failure(answer, &self.name(blob), &self.led_from_here(target)).await),
+        }
+    }
+
+    /// Asks the registry, and follows where it leads.
+    async fn ask_registry(
+        &self,
+        route: &Route,
+        blob: &BlobId,
+        range: &Part,
+        request: Request,
+    ) -> Result<Answer, Failure> {
+        let what = self.name(blob);
+        let mut address = self.base.clone();
+        if let Ok(mut segments) = address.path_segments_mut() {
+            segments.pop_if_empty().push(&format!("sha256:{blob}"));
+        }
+        let start = route.address(&address);
+        let mut call = Call::get(start.clone(), request.deadline);
+        call.headers.insert(RANGE, range.header());
+        let (mut answer, proof) = self.auth.send(route, call, request, &what).await?;
+        let mut url = start.clone();
+        for hops in 0.. {
+            match answer.status() {
+                status if matches!(status.as_u16(), 200 | 206 | 416) => break,
+                status if is_redirect(status) && hops < MAX_REDIRECTS => {}
+                status if is_redirect(status) => {
+                    let detail = format!("more than {MAX_REDIRECTS} redirects");
+                    return Err(refused(&what, detail));
+                }
+                _ if url == start => return Err(route.failure(answer, &what, &self.place).await),
+                _ => return Err(route.failure(answer, &what, &self.led_from_here(&url)).await),
+            }
+            let target = self.rules.target(&url, answer.header(LOCATION));
+            url = target.map_err(|detail| refused(&what, detail))?;
+            let call = self.follow(&url, &start, proof.as_ref(), range, request);
+            answer = route.send(call, request.priority).await?;
+        }
+        // What needs our proof is asked through the registry each time, where a proof is renewed.
+        if url != start && !is_same_place(&url, &start) {
+            self.targets.keep(route.index, blob, url);
+        }
+        Ok(answer)
+    }
+
+    /// The request to where we were led: with our proof only if that is the same place.
+    fn follow(
+        &self,
+        url: &Url,
+        start: &Url,
+        proof: Option<&HeaderValue>,
+        range: &Part,
+        request: Request,
+    ) -> Call {
+        let mut call = foreign(url.clone(), range, request);
+        if is_same_place(url, start) {
+            call.is_foreign = false;
+            if let Some(proof) = proof {
+                call.headers.insert(AUTHORIZATION, proof.clone());
+            }
+        }
+        call
+    }
+
+    fn led_from_here(&self, target: &Url) -> String {
+        format!("{}, to which {} redirects", target.host_str().unwrap_or("a place"), self.place)
+    }
+}
+
+fn foreign(url: Url, range: &Part, request: Request) -> Call {
+    let mut call = Call::get(url, request.deadline);
+    call.is_foreign = true;
+    call.headers.insert(RANGE, range.header());
+    call
+}
+
+fn refused(what: &str, detail: String) -> Failure {
+    Failure::Refused(Error::Unavailable { what: what.to_owned(), source: std::io::Error::other(detail) })
+}

@@ -1,0 +1,356 @@
+//! One way to the network: connections, TLS, and the time without progress. Follows no redirect, repeats nothing,
+//! obeys no proxy variable: all of that is decided above.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use reqwest::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+};
+use reqwest::{Certificate, Identity, Method, StatusCode, Url};
+
+use super::failure::Failure;
+use super::options::HttpOptions;
+use crate::secret::Secret;
+use crate::{Error, Result};
+
+/// What we call ourselves unless told otherwise: servers and proxies know the reference daemon by it.
+const AGENT: &str = "nydusd/1.0.0";
+/// Connections that wait for a next request, an endpoint.
+const IDLE_CONNECTIONS: usize = 64;
+/// An HTTP/2 connection that does not answer a ping for so long is closed.
+const PING: Duration = Duration::from_secs(5);
+/// Connections are given up after a stall at most this often.
+const RENEWAL: Duration = Duration::from_secs(1);
+/// A shorter silence says nothing of a server.
+const TELLING: Duration = Duration::from_secs(1);
+/// The most of an error's body that is looked at.
+const MAX_ERROR_BODY: usize = 8 << 10;
+
+/// Where connections go.
+#[derive(Clone, Debug)]
+pub(crate) enum Way {
+    /// To the address itself.
+    Direct,
+    /// To a proxy.
+    Proxy(Secret),
+    /// To a unix socket.
+    Unix(PathBuf),
+}
+
+/// Sends requests.
+pub(crate) struct Client {
+    setup: Setup,
+    current: Mutex<Connections>,
+}
+
+/// All that connections are made from.
+struct Setup {
+    way: Way,
+    timeout: Option<Duration>,
+    connect_timeout: Option<Duration>,
+    skip_verify: bool,
+    roots: Vec<Certificate>,
+    identity: Option<Identity>,
+    headers: HeaderMap,
+}
+
+struct Connections {
+    client: reqwest::Client,
+    since: Instant,
+}
+
+/// A request.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub method: Method,
+    pub url: Url,
+    pub headers: HeaderMap,
+    pub form: Option<Vec<(&'static str, String)>>,
+    /// The address was named by somebody else than our configuration: headers that may hold secrets stay here.
+    pub is_foreign: bool,
+    /// When its answer becomes useless.
+    pub deadline: Instant,
+}
+
+impl Call {
+    pub(crate) fn get(url: Url, deadline: Instant) -> Self {
+        Self { method: Method::GET, url, headers: HeaderMap::new(), form: None, is_foreign: false, deadline }
+    }
+}
+
+/// The head of an answer, its body yet to come.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    response: reqwest::Response,
+    patience: Patience,
+}
+
+/// How long nothing may come.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    limit: Option<Duration>,
+    deadline: Instant,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("way", &self.setup.way).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Reads the files with certificates and keys, and connects nowhere. [`Error::Invalid`] names a file that cannot
+    /// be used.
+    pub(crate) fn new(options: &HttpOptions, way: Way) -> Result<Self> {
+        let mut roots = Vec::new();
+        for path in &options.ca_cert_files {
+            let found = Certificate::from_pem_bundle(&pem("ca_cert_files", path)?)
+                .map_err(|err| Error::invalid("ca_cert_files", format!("{}: {err}", path.display())))?;
+            if found.is_empty() {
+                return Err(Error::invalid(
+                    "ca_cert_files",
+                    format!("{}: no certificate in it", path.display()),
+                ));
+            }
+            roots.extend(found);
+        }
+        let identity = match &options.client_cert {
+            None => None,
+            Some((cert, key)) => {
+                let mut both = pem("client_cert_file", cert)?;
+                both.push(b'\n');
+                both.extend(pem("client_key_file", key)?);
+                let files = || format!("{} and {}", cert.display(), key.display());
+                Some(Identity::from_pem(&both).map_err(|_| {
+                    Error::invalid(
+                        "client_cert_file",
+                        format!("{}: no certificate and its key in PEM", files()),
+                    )
+                })?)
+            }
+        };
+        let mut headers = HeaderMap::new();
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        // A body that was compressed on its way would not be the bytes of the range.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        for (name, value) in &options.headers {
+            let (name, value) = header(name, value)?;
+            headers.insert(name, value);
+        }
+        let setup = Setup {
+            way,
+            timeout: options.timeout,
+            connect_timeout: options.connect_timeout,
+            skip_verify: options.skip_verify,
+            roots,
+            identity,
+            headers,
+        };
+        let client = setup.connect()?;
+        Ok(Self { setup, current: Mutex::new(Connections { client, since: Instant::now() }) })
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub(crate) async fn send(&self, call: Call) -> Result<Answer, Failure> {
+        let mut headers = self.setup.headers.clone();
+        if call.is_foreign {
+            headers.remove(AUTHORIZATION);
+            headers.remove(COOKIE);
+        }
+        headers.extend(call.headers);
+        let mut request = self.connections().request(call.method, call.url).headers(headers);
+        if let Some(form) = &call.form {
+            request = request.form(form);
+        }
+        // Connecting has a limit of its own, which counts before the first byte is expected.
+        let limit = self.setup.timeout;
+        let connecting = limit.map(|limit| limit.saturating_add(self.setup.connect_timeout.unwrap_or(limit)));
+        let head = Patience { limit: connecting, deadline: call.deadline };
+        let response = head.wait("no answer", request.send()).await.inspect_err(|failure| {
+            if matches!(failure, Failure::Silent(_)) {
+                self.renew();
+            }
+        })?;
+        let response = response.map_err(Failure::of_library)?;
+        Ok(Answer { response, patience: Patience { limit, ..head } })
+    }
+
+    fn connections(&self) -> reqwest::Client {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).client.clone()
+    }
+
+    /// Leaves all connections to those who use them now: a later request opens a new one. An HTTP/2 connection that
+    /// stands still would else be offered again and again.
+    pub(crate) fn renew(&self) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.since.elapsed() < RENEWAL {
+            return;
+        }
+        // It worked before with the same setup; if it does not now, the old connections are all there is.
+        if let Ok(client) = self.setup.connect() {
+            *current = Connections { client, since: Instant::now() };
+        }
+    }
+}
+
+impl Setup {
+    fn connect(&self) -> Result<reqwest::Client> {
+        let failed = |err: reqwest::Error| Error::invalid("http", Failure::of_library(err).to_string());
+        match self.builder()?.build() {
+            Ok(client) => Ok(client),
+            // A machine without any root certificate: plain http works there all the same.
+            Err(_) if self.roots.is_empty() && !self.skip_verify => {
+                tracing::warn!("this machine has no root certificates: https needs ca_cert_files");
+                self.builder()?.tls_certs_only([]).build().map_err(failed)
+            }
+            Err(err) => Err(failed(err)),
+        }
+    }
+
+    fn builder(&self) -> Result<reqwest::ClientBuilder> {
+        let mut builder = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .tls_backend_rustls()
+            .tls_danger_accept_invalid_certs(self.skip_verify)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .http2_adaptive_window(true)
+            .http2_keep_alive_interval(PING)
+            .http2_keep_alive_timeout(PING);
+        if let Some(timeout) = self.connect_timeout {
+            builder = builder.connect_timeout(timeout);
+        }
+        if !self.roots.is_empty() {
+            builder = builder.tls_certs_merge(self.roots.iter().cloned());
+        }
+        if let Some(identity) = &self.identity {
+            builder = builder.identity(identity.clone());
+        }
+        Ok(match &self.way {
+            Way::Direct => builder,
+            Way::Proxy(url) => {
+                let proxy = reqwest::Proxy::all(url.expose());
+                builder.proxy(proxy.map_err(|_| Error::invalid("proxy.url", "not the address of a proxy"))?)
+            }
+            Way::Unix(path) => builder.unix_socket(path.clone()),
+        })
+    }
+}
+
+impl Answer {
+    pub(crate) fn status(&self) -> StatusCode {
+        self.response.status()
+    }
+
+    /// The value of a header, if it is there and text.
+    pub(crate) fn header(&self, name: impl reqwest::header::AsHeaderName) -> Option<&str> {
+        self.response.headers().get(name)?.to_str().ok()
+    }
+
+    /// All values of a header that are text.
+    pub(crate) fn headers(&self, name: HeaderName) -> impl Iterator<Item = &str> {
+        self.response.headers().get_all(name).into_iter().filter_map(|value| value.to_str().ok())
+    }
+
+    /// Bytes of the body, if the head tells.
+    pub(crate) fn content_length(&self) -> Option<u64> {
+        self.response.content_length()
+    }
+
+    /// The next bytes of the body, `None` at its end.
+    pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
+        let chunk = self.patience.wait("the body stood still", self.response.chunk()).await?;
+        chunk.map_err(Failure::of_library)
+    }
+
+    /// The body, if it is not longer than `limit`.
+    pub(crate) async fn body(mut self, limit: usize) -> Result<Vec<u8>, Failure> {
+        let mut body = Vec::new();
+        while let Some(chunk) = self.chunk().await? {
+            if body.len() + chunk.len() > limit {
+                return Err(Failure::Broken(format!("an answer of more than {limit} bytes")));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    }
+
+    /// The status, and the server's code for the error if its body has one: `503 Service Unavailable (SlowDown)`.
+    /// More of the body is never shown, since servers quote what they were sent.
+    pub(crate) async fn describe(self) -> String {
+        let status = self.status();
+        match self.body(MAX_ERROR_BODY).await.ok().and_then(|body| error_code(&body)) {
+            Some(code) => format!("{status} ({code})"),
+            None => status.to_string(),
+        }
+    }
+}
+
+/// The code in the error of a registry (`{"errors":[{"code":"…"}]}`) or of an object store (`<Code>…</Code>`).
+fn error_code(body: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(body).ok()?;
+    let code = match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(json) => json.pointer("/errors/0/code")?.as_str()?.to_owned(),
+        Err(_) => text.split_once("<Code>")?.1.split_once("</Code>")?.0.to_owned(),
+    };
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    (code.len() <= 64 && code.chars().all(is_plain)).then_some(code)
+}
+
+/// A header of the configuration. No error shows its value.
+pub(crate) fn header(name: &str, value: &Secret) -> Result<(HeaderName, HeaderValue)> {
+    let invalid = |detail: &str| Error::invalid(format!("header {name:?}"), detail);
+    let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| invalid("not the name of a header"))?;
+    let mut value =
+        HeaderValue::from_str(value.expose()).map_err(|_| invalid("its value is not that of a header"))?;
+    value.set_sensitive(true);
+    Ok((header, value))
+}
+
+fn pem(key: &str, path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|err| Error::invalid(key, format!("{}: {err}", path.display())))
+}
+
+impl Patience {
+    /// Waits for `future`. When nothing has come for the limit, [`Failure::Silent`]; so too if the deadline comes first
+    /// and it was silent long enough to mean something, else [`Failure::Late`].
+    async fn wait<T>(self, what: &str, future: impl Future<Output = T>) -> Result<T, Failure> {
+        let start = Instant::now();
+        let until = self.limit.and_then(|limit| start.checked_add(limit));
+        let until = until.map_or(self.deadline, |until| until.min(self.deadline));
+        let done = tokio::time::timeout_at(until.into(), future).await;
+        done.map_err(|_| match start.elapsed() {
+            silence if until < self.deadline || silence > TELLING => {
+                Failure::Silent(format!("{what} for {:.1} s", silence.as_secs_f64()))
+            }
+            _ => Failure::Late,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_codes_are_codes_only() {
+        for (body, code) in [
+            (r#"{"errors":[{"code":"BLOB_UNKNOWN","message":"m"}]}"#, Some("BLOB_UNKNOWN")),
+            (
+                "<?xml?><Error><Code>SignatureDoesNotMatch</Code><X>s</X></Error>",
+                Some("SignatureDoesNotMatch"),
+            ),
+            ("<Code>Bearer hunter2 !</Code>", None),
+            (r#"{"errors":[]}"#, None),
+            ("<Code>open", None),
+            ("", None),
+        ] {
+            assert_eq!(error_code(body.as_bytes()).as_deref(), code, "{body}");
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! A read, from its first request to its last: which endpoint is asked, how often, and when it is given up. The
+//! decisions are those of [`crate::policy`]; this drives them with a clock and sockets.
+//!
+//! Invariants: a read ends at its deadline, whatever hangs; every ticket of the policy is given back, also by a read
+//! that is dropped; bytes that have come are not asked for again.
+
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::Notify;
+
+use super::Commons;
+use super::client::{Answer, Way};
+use super::failure::Failure;
+use super::options::HttpOptions;
+use super::part::Part;
+use super::route::{self, Route};
+use crate::backend::{BoxFuture, MAX_READ, Request};
+use crate::blob::BlobId;
+use crate::policy::endpoint::{Decision, EndpointIndex, Endpoints, Health, Outcome, Ticket};
+use crate::policy::retry::{Budget, Tries};
+use crate::{Error, Result};
+
+/// Requests of one kind of server: what differs between a registry and a bucket.
+pub(crate) trait Server: Send + Sync + std::fmt::Debug + 'static {
+    /// Sends the request for `range` of `blob` to `route`, with all that the server wants to know, and follows where it
+    /// leads. Brings an answer that is 200, 206 or 416.
+    fn ask<'a>(
+        &'a self,
+        route: &'a Route,
+        blob: &'a BlobId,
+        range: &'a Part,
+        request: Request,
+    ) -> BoxFuture<'a, Result<Answer, Failure>>;
+
+    /// The object, for errors.
+    fn name(&self, blob: &BlobId) -> String;
+}
+
+/// Reads ranges of blobs from one kind of server.
+#[derive(Debug)]
+pub(crate) struct Fetcher<S> {
+    shared: Arc<Shared<S>>,
+    retry_limit: u8,
+}
+
+#[derive(Debug)]
+struct Shared<S> {
+    server: S,
+    routes: Vec<Route>,
+    endpoints: Mutex<Endpoints>,
+    /// Somebody who waits should ask the policy again.
+    wake: Notify,
+}
+
+impl<S: Server> Fetcher<S> {
+    /// Sends nothing yet. `origin` is how the origin is reached.
+    pub(crate) fn new(server: S, options: &HttpOptions, origin: Way, commons: &Commons) -> Result<Self> {
+        let routes = route::routes(options, origin)?;
+        let settings: Vec<_> = routes.iter().map(Route::settings).collect();
+        // Any number that differs between backends.
+        let seed = RandomState::new().build_hasher().finish();
+        let endpoints = Mutex::new(Endpoints::new(&settings, commons.bypass.clone(), seed));
+        let shared = Shared { server, routes, endpoints, wake: Notify::new() };
+        Ok(Self { shared: Arc::new(shared), retry_limit: options.retry_limit })
+    }
+
+    /// The server.
+    pub(crate) fn server(&self) -> &S {
+        &self.shared.server
+    }
+
+    /// What is known of each endpoint, in the order they are preferred.
+    pub(crate) fn health(&self) -> Vec<Health> {
+        self.shared.lock().health(Instant::now()).collect()
+    }
+
+    /// As [`crate::backend::Backend::read`].
+    pub(crate) async fn read(&self, blob: &BlobId, offset: u64, len: u64, request: Request) -> Result<Bytes> {
+        let name = || self.shared.server.name(blob);
+        if len > MAX_READ {
+            return Err(Error::invalid(name(), format!("{len} bytes asked for, {MAX_READ} at most")));
+        }
+        if request.deadline <= Instant::now() {
+            return Err(Error::TimedOut { what: name(), waited: Duration::ZERO });
+        }
+        if len == 0 {
+            return Ok(Bytes::new());
+        }
+        if offset.checked_add(len).is_none() {
+            return Err(Error::corrupt(name(), format!("range {offset}+{len} is beyond the end")));
+        }
+        let (mut part, error) = self.fetch(blob, Part::new(offset, len), request).await;
+        part.take().ok_or_else(|| error.unwrap_or_else(|| Error::corrupt(name(), "no bytes came")))
+    }
+
+    /// As [`crate::backend::Backend::size`]: it stands beside the first byte.
+    pub(crate) async fn size(&self, blob: &BlobId, request: Request) -> Result<u64> {
+        let (part, error) = self.fetch(blob, Part::new(0, 1), request).await;
+        match (part.total(), error) {
+            // An object without a first byte is told by the error that it has none.
+            (Some(total), error) if error.is_none() || total == 0 => Ok(total),
+            (_, Some(error)) => Err(error),
+            (_, None) => {
+                Err(Error::corrupt(self.shared.server.name(blob), "the server does not tell the size"))
+            }
+        }
+    }
+
+    /// Asks until all of `part` has come or nothing more can be done; then, why.
+    async fn fetch(&self, blob: &BlobId, part: Part, request: Request) -> (Part, Option<Error>) {
+        let mut read = Read {
+            shared: &self.shared,
+            blob,
+            request,
+            start: Instant::now(),
+            tries: Tries::new(request.priority, request.deadline, Budget::new(self.retry_limit.into())),
+            part,
+            last: None,
+        };
+        let error = read.run().await;
+        (read.part, error)
+    }
+}
+
+impl<S> Shared<S> {
+    fn lock(&self) -> MutexGuard<'_, Endpoints> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: Server> Shared<S> {
+    /// Asks whether endpoints are well, those for which it is time.
+    fn ping(self: &Arc<Self>) {
+        for route in &self.routes {
+            let Some(ping) = route.ping_if_due(Instant::now()) else { continue };
+            let (shared, index) = (self.clone(), EndpointIndex(route.index));
+            tokio::spawn(async move {
+                let answered = ping.await;
+                if shared.lock().pinged(index, answered) {
+                    shared.wake.notify_waiters();
+                }
+            });
+        }
+    }
+}
+
+/// A ticket that is given back, whatever happens.
+struct Held<S> {
+    shared: Arc<Shared<S>>,
+    ticket: Option<Ticket>,
+}
+
+impl<S> Held<S> {
+    fn report(mut self, tries: Option<&mut Tries>, result: &Result<(), Failure>) {
+        let outcome = match result {
+            Ok(()) => Outcome::Success,
+            // Without a verdict it is abandoned.
+            Err(failure) => match failure.verdict() {
+                Some(verdict) => Outcome::Failure(verdict),
+                None => return,
+            },
+        };
+        if let Some(ticket) = self.ticket.take()
+            && self.shared.lock().report(Instant::now(), ticket, tries, outcome)
+        {
+            self.shared.wake.notify_waiters();
+        }
+    }
+}
+
+impl<S> Drop for Held<S> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take()
+            && self.shared.lock().abandon(ticket)
+        {
+            self.shared.wake.notify_waiters();
+        }
+    }
+}
+
+/// A request that has ended.
+struct Ended<S> {
+    held: Held<S>,
+    part: Part,
+    result: Result<(), Failure>,
+}
+
+/// One read under way.
+struct Read<'a, S> {
+    shared: &'a Arc<Shared<S>>,
+    blob: &'a BlobId,
+    request: Request,
+    start: Instant,
+    tries: Tries,
+    part: Part,
+    /// Why the last try failed.
+    last: Option<Failure>,
+}
+
+/// What ends a pause.
+enum Event<S> {
+    Ended(Box<Ended<S>>),
+    AskAgain,
+}
+
+impl<S: Server> Read<'_, S> {
+    /// Runs until the part is complete, or returns why it is not.
+    async fn run(&mut self) -> Option<Error> {
+        let mut running = FuturesUnordered::new();
+        // When a request that says nothing gets company.
+        let mut hedge: Option<Instant> = None;
+        loop {
+            self.shared.ping();
+            // Registered before the policy is asked, so that no change falls between the two.
+            let woken = self.shared.wake.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            let mut until = self.request.deadline;
+            let is_hedge = hedge.is_some_and(|hedge| hedge <= Instant::now());
+            if running.is_empty() || is_hedge {
+                hedge = None;
+                let decision = self.shared.lock().choose(Instant::now(), &mut self.tries);
+                match decision {
+                    Decision::Send(ticket) => {
+                        hedge = ticket.hedge_at().filter(|_| !is_hedge);
+                        running.push(self.send(ticket));
+                        continue;
+                    }
+                    // The one that is under way may still answer.
+                    _ if !running.is_empty() => {}
+                    Decision::Wait { until: then, .. } => until = then,
+                    Decision::Shed => return Some(self.shed()),
+                    Decision::Expired => return Some(self.timed_out()),
+                    Decision::GiveUp(_) => return Some(self.given_up()),
+                }
+            }
+            let waits = running.is_empty();
+            let until = hedge.map_or(until, |hedge| hedge.min(until));
+            let event = tokio::select! {
+                // At the deadline, too, what a request has to say comes first.
+                biased;
+                Some(ended) = running.next(), if !waits => Event::Ended(Box::new(ended)),
+                () = &mut woken, if waits => Event::AskAgain,
+                () = tokio::time::sleep_until(until.into()) => Event::AskAgain,
+            };
+            match event {
+                Event::Ended(ended) => {
+                    let Ended { held, part, result } = *ended;
+                    held.report(Some(&mut self.tries), &result);
+                    if part.received() >= self.part.received() {
+                        self.part = part;
+                    }
+                    match result {
+                        Ok(()) => {
+                            leave(running);
+                            return None;
+                        }
+                        Err(failure) => {
+                            tracing::debug!(blob = %self.blob, %failure, "a request failed");
+                            self.last = Some(failure);
+                        }
+                    }
+                }
+                Event::AskAgain if Instant::now() >= self.request.deadline => return Some(self.timed_out()),
+                Event::AskAgain => {}
+            }
+        }
+    }
+
+    /// The request of a ticket. It owns all it needs: one that is overtaken goes on without us.
+    fn send(&mut self, ticket: Ticket) -> BoxFuture<'static, Ended<S>> {
+        let index = ticket.endpoint().0;
+        let needs_new_connection = ticket.needs_new_connection();
+        let held = Held { shared: self.shared.clone(), ticket: Some(ticket) };
+        let (blob, request) = (self.blob.clone(), self.request);
+        // What has come goes along: the request asks for the rest. A hedge begins anew.
+        let mut part = self.part.take_progress();
+        Box::pin(async move {
+            let shared = held.shared.clone();
+            let result = async {
+                let Some(route) = shared.routes.get(index) else { return Err(Failure::Late) };
+                if needs_new_connection {
+                    route.renew();
+                }
+                let answer = shared.server.ask(route, &blob, &part, request).await?;
+                part.fill(answer, &shared.server.name(&blob)).await
+            };
+            let result = result.await;
+            Ended { held, part, result }
+        })
+    }
+
+    fn name(&self) -> String {
+        self.shared.server.name(self.blob)
+    }
+
+    fn timed_out(&self) -> Error {
+        let what = match &self.last {
+            Some(failure) => format!("{}: {failure}", self.name()),
+            None => self.name(),
+        };
+        Error::TimedOut { what, waited: self.start.elapsed() }
+    }
+
+    fn given_up(&mut self) -> Error {
+        let last = self.last.take().unwrap_or(Failure::Late);
+        last.into_error(&self.name())
+    }
+
+    fn shed(&mut self) -> Error {
+        let detail = match &self.last {
+            Some(failure) => format!("prefetch is put off during the outage: {failure}"),
+            None => "prefetch is put off during the outage".to_owned(),
+        };
+        Error::Unavailable { what: self.name(), source: std::io::Error::other(detail) }
+    }
+}
+
+/// Lets requests end that nobody waits for: the policy wants to know how.
+fn leave<S: Server>(running: FuturesUnordered<BoxFuture<'static, Ended<S>>>) {
+    for request in running {
+        tokio::spawn(async move {
+            let Ended { held, result, .. } = request.await;
+            held.report(None, &result);
+        });
+    }
+}

@@ -1,0 +1,60 @@
+//! HTTP, as all backends that speak it share it: one layer for connections, credentials, redirects, ranges and retries.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`options`] | the configuration |
+//! | `client` | connections and TLS; the time without progress |
+//! | `route` | endpoints: mirrors or a proxy, then the origin |
+//! | `fetch` | a read from its first request to its last, as [`crate::policy`] decides |
+//! | `part` | the bytes of a range, and whether an answer is one |
+//! | `failure` | why a try failed, and what that means for the next |
+//! | `redirect` | where redirects may lead |
+//! | `signing` | the signatures of object stores |
+//! | `auth`, `challenge`, `tokens`, `credentials`, `docker_config` | who we are to a registry |
+//!
+//! Invariants: a secret is never in an error, a log line or a `Debug`; it is sent only to the scheme, host and port it is
+//! meant for; and nothing that failed is remembered as an answer.
+
+pub(crate) mod auth;
+mod challenge;
+pub(crate) mod client;
+pub(crate) mod credentials;
+mod docker_config;
+pub(crate) mod failure;
+pub(crate) mod fetch;
+pub mod options;
+pub(crate) mod part;
+pub(crate) mod redirect;
+pub(crate) mod route;
+pub(crate) mod signing;
+pub(crate) mod tokens;
+
+use std::sync::{Arc, Mutex};
+
+use crate::policy::budget::Rate;
+
+pub use options::{HttpOptions, Mirror, Proxy, Scheme};
+
+/// Requests a second that go past a proxy that is well.
+const BYPASS_PER_SECOND: f64 = 1.0;
+
+/// What the backends of a process share: tokens, so that the mounts of one repository fetch one, and the rate at which
+/// reads may go past a proxy that is well.
+#[derive(Clone, Debug)]
+pub struct Commons {
+    pub(crate) tokens: Arc<tokens::Tokens>,
+    pub(crate) bypass: Arc<Mutex<Rate>>,
+}
+
+impl Commons {
+    /// Nothing fetched yet.
+    pub fn new() -> Self {
+        Self { tokens: Arc::default(), bypass: Arc::new(Mutex::new(Rate::new(BYPASS_PER_SECOND, 1.0))) }
+    }
+}
+
+impl Default for Commons {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,223 @@
+//! The endpoints of a backend: mirrors or a proxy, then the origin; what each is sent, and whether it is well.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use reqwest::Url;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::client::{Answer, Call, Client, Way, header};
+use super::failure::Failure;
+use super::options::{HttpOptions, Mirror, Proxy};
+use crate::backend::Priority;
+use crate::policy::endpoint::{EndpointSettings, Role};
+use crate::secret::Secret;
+use crate::{Error, Result};
+
+/// What a Dragonfly peer is told: fetch the whole task, from other peers too, and how urgent it is.
+const DRAGONFLY: [(&str, &str); 2] = [("x-dragonfly-prefetch", "true"), ("x-dragonfly-use-p2p", "true")];
+const DRAGONFLY_PRIORITY: HeaderName = HeaderName::from_static("x-dragonfly-priority");
+/// Says who failed, the proxy or the origin behind it.
+const DRAGONFLY_ERROR: &str = "x-dragonfly-error-type";
+/// A ping takes no longer, whatever else is configured.
+const PING_LIMIT: Duration = Duration::from_secs(30);
+
+/// One endpoint.
+#[derive(Debug)]
+pub(crate) struct Route {
+    /// Its place in the list.
+    pub index: usize,
+    pub role: Role,
+    /// For errors and logs: `mirror http://…`, `proxy http://…`, empty for the origin.
+    name: String,
+    client: Arc<Client>,
+    /// Replaces scheme, host and port of the origin's address.
+    base: Option<Url>,
+    headers: HeaderMap,
+    use_http: bool,
+    failure_limit: Option<u32>,
+    ping: Option<Ping>,
+}
+
+#[derive(Debug)]
+struct Ping {
+    client: Arc<Client>,
+    url: Url,
+    interval: Duration,
+    limit: Duration,
+    last: Mutex<Option<Instant>>,
+}
+
+impl Ping {
+    fn new(
+        client: Arc<Client>,
+        (key, url): (&str, &str),
+        interval: Duration,
+        options: &HttpOptions,
+    ) -> Result<Self> {
+        let url = Url::parse(url).map_err(|_| Error::invalid(key, "not an address"))?;
+        let limit = options.connect_timeout.map_or(PING_LIMIT, |limit| limit.min(PING_LIMIT));
+        Ok(Self { client, url, interval, limit, last: Mutex::new(None) })
+    }
+}
+
+/// The endpoints of `options` in the order in which they are preferred. `origin` is how the origin is reached.
+pub(crate) fn routes(options: &HttpOptions, origin: Way) -> Result<Vec<Route>> {
+    let direct = Arc::new(Client::new(options, Way::Direct)?);
+    let origin = match origin {
+        Way::Direct => direct.clone(),
+        other => Arc::new(Client::new(options, other)?),
+    };
+    let mut routes = Vec::new();
+    for mirror in &options.mirrors {
+        routes.push(Route::mirror(mirror, options, direct.clone())?);
+    }
+    if let Some(proxy) = &options.proxy {
+        routes.push(Route::proxy(proxy, options, direct)?);
+    }
+    if options.proxy.as_ref().is_none_or(|proxy| proxy.fallback) {
+        routes.push(Route::new(Role::Origin, String::new(), origin));
+    }
+    for (index, route) in routes.iter_mut().enumerate() {
+        route.index = index;
+    }
+    Ok(routes)
+}
+
+impl Route {
+    fn new(role: Role, name: String, client: Arc<Client>) -> Self {
+        Self {
+            index: 0,
+            role,
+            name,
+            client,
+            base: None,
+            headers: HeaderMap::new(),
+            use_http: false,
+            failure_limit: None,
+            ping: None,
+        }
+    }
+
+    fn mirror(mirror: &Mirror, options: &HttpOptions, client: Arc<Client>) -> Result<Self> {
+        let base = Url::parse(mirror.host.expose()).ok().filter(Url::has_host);
+        let base =
+            base.ok_or_else(|| Error::invalid("mirrors.host", format!("{}: not an address", mirror.host)))?;
+        let mut route = Self::new(Role::Mirror, format!("mirror {}", mirror.host), client);
+        for (name, value) in &mirror.headers {
+            let (name, value) = header(name, value).map_err(|err| err.within("mirrors.headers"))?;
+            route.headers.insert(name, value);
+        }
+        // 0 would leave alone what has not failed.
+        route.failure_limit = (mirror.failure_limit > 0).then(|| mirror.failure_limit.into());
+        let ping = match &mirror.ping_url {
+            Some(url) => url.expose().to_owned(),
+            None => format!("{}/v2/", mirror.host.expose().trim_end_matches('/')),
+        };
+        let ping = ("mirrors.ping_url", ping.as_str());
+        route.ping = Some(Ping::new(route.client.clone(), ping, mirror.health_check_interval, options)?);
+        route.base = Some(base);
+        Ok(route)
+    }
+
+    fn proxy(proxy: &Proxy, options: &HttpOptions, direct: Arc<Client>) -> Result<Self> {
+        let client = Client::new(options, Way::Proxy(Secret::new(proxy.url.expose())))?;
+        let mut route = Self::new(Role::Proxy, format!("proxy {}", proxy.url), Arc::new(client));
+        for (name, value) in DRAGONFLY {
+            route.headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        route.use_http = proxy.use_http;
+        if let Some(url) = &proxy.ping_url {
+            let ping = ("proxy.ping_url", url.expose());
+            route.ping = Some(Ping::new(direct, ping, proxy.check_interval, options)?);
+        }
+        Ok(route)
+    }
+
+    /// What the policy has to know of it.
+    pub(crate) fn settings(&self) -> EndpointSettings {
+        let mut settings = EndpointSettings::new(self.role);
+        settings.failure_limit = self.failure_limit.unwrap_or(settings.failure_limit);
+        settings
+    }
+
+    /// The address to ask this endpoint for what the origin has at `origin`.
+    pub(crate) fn address(&self, origin: &Url) -> Url {
+        let mut url = origin.clone();
+        if let Some(base) = &self.base {
+            url = base.clone();
+            url.set_path(&format!("{}{}", base.path().trim_end_matches('/'), origin.path()));
+            url.set_query(origin.query());
+        }
+        if self.use_http {
+            // Only a scheme that is not of the web refuses, and there is none.
+            let _ = url.set_scheme("http");
+        }
+        url
+    }
+
+    /// Sends a request to this endpoint, or to where it led us.
+    pub(crate) async fn send(&self, mut call: Call, priority: Priority) -> Result<Answer, Failure> {
+        if !(call.is_foreign && self.role == Role::Mirror) {
+            for (name, value) in &self.headers {
+                call.headers.entry(name).or_insert(value.clone());
+            }
+        }
+        if self.role == Role::Proxy {
+            let urgency = match priority {
+                Priority::OnDemand => HeaderValue::from_static("6"),
+                Priority::Prefetch => HeaderValue::from_static("3"),
+            };
+            call.headers.insert(DRAGONFLY_PRIORITY, urgency);
+            if self.use_http {
+                let _ = call.url.set_scheme("http");
+            }
+        }
+        self.client.send(call).await
+    }
+
+    /// What an answer that is no success means. `what` names the object and `place` where it should be.
+    pub(crate) async fn failure(&self, answer: Answer, what: &str, place: &str) -> Failure {
+        let from_proxy =
+            answer.header(DRAGONFLY_ERROR).is_some_and(|kind| kind.eq_ignore_ascii_case("proxy"));
+        let place = if self.name.is_empty() { place.to_owned() } else { format!("{place} ({})", self.name) };
+        let failure = Failure::of_answer(answer, what, &place).await;
+        match self.role {
+            // Beyond a mirror is the origin; beyond a proxy too, if it is the proxy that will not.
+            Role::Mirror => failure.of_a_stand_in(),
+            Role::Proxy if from_proxy => failure.of_a_stand_in(),
+            Role::Proxy | Role::Origin => failure,
+        }
+    }
+
+    /// Whether the next request needs a connection that nobody used before.
+    pub(crate) fn renew(&self) {
+        self.client.renew();
+    }
+
+    /// Asks whether the endpoint is well, if it is time to. Called with each request, so that nobody is asked while
+    /// nothing is read. `None`: it is not time.
+    pub(crate) fn ping_if_due(&self, now: Instant) -> Option<impl Future<Output = bool> + Send + 'static> {
+        let ping = self.ping.as_ref()?;
+        let mut last = ping.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|last| now.saturating_duration_since(last) < ping.interval) {
+            return None;
+        }
+        *last = Some(now);
+        let (url, role, headers, client) =
+            (ping.url.clone(), self.role, self.headers.clone(), ping.client.clone());
+        let deadline = now + ping.limit;
+        Some(async move {
+            let mut call = Call::get(url, deadline);
+            if role == Role::Mirror {
+                call.headers = headers;
+            }
+            match client.send(call).await {
+                // A mirror that wants to know who asks is well.
+                Ok(answer) if role == Role::Mirror => !answer.status().is_server_error(),
+                Ok(answer) => answer.status().is_success(),
+                Err(_) => false,
+            }
+        })
+    }
+}

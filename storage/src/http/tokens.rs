@@ -1,0 +1,306 @@
+//! Bearer tokens: fetched from token services, kept for all backends of the process, renewed before they end.
+//!
+//! Invariants: a token serves only the realm, service, scope and credential that it was fetched for; at most one fetch a
+//! key is under way, when [`crate::policy::token`] says so; a credential is never sent to a realm that [`may_see`] does not allow.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use reqwest::header::{AUTHORIZATION, HeaderValue};
+use reqwest::{Method, Url};
+use serde::Deserialize;
+use tokio::sync::Notify;
+
+use super::client::{Answer, Call, Client};
+use super::credentials::{Credential, Identity};
+use super::failure::Failure;
+use crate::policy::token::{Fault, Fetch, Life, Need};
+use crate::secret::Secret;
+use crate::{Error, Result};
+
+/// What token services know us as.
+const CLIENT_ID: &str = "nydus-registry-client";
+/// The life of a token whose service does not say.
+const DEFAULT_LIFE: Duration = Duration::from_secs(600);
+/// The longest answer of a token service.
+const MAX_ANSWER: usize = 1 << 20;
+/// The most tokens that are kept.
+const MAX_KEPT: usize = 4096;
+/// How long a renewal may take that nobody waits for.
+const RENEWAL_LIMIT: Duration = Duration::from_secs(30);
+
+/// What a token is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Grant {
+    pub realm: Url,
+    pub service: Option<String>,
+    pub scope: Option<String>,
+}
+
+/// The tokens of a process.
+#[derive(Default)]
+pub(crate) struct Tokens {
+    entries: Mutex<HashMap<(Grant, Identity), Arc<Entry>>>,
+    /// Services that want to be asked with GET, by realm.
+    get_only: Mutex<HashSet<Url>>,
+}
+
+/// The token of one key.
+struct Entry {
+    life: Mutex<Life<Secret>>,
+    /// A fetch has ended: who waits asks again.
+    wake: Notify,
+}
+
+/// A fetch that is given back, whatever happens.
+struct Held {
+    entry: Arc<Entry>,
+    fetch: Option<Fetch>,
+}
+
+impl Held {
+    /// What the service gave becomes the token of the key.
+    fn end(mut self, fetched: Result<(Secret, Duration), &Failure>) {
+        let Some(fetch) = self.fetch.take() else { return };
+        let (now, mut life) = (Instant::now(), lock(&self.entry.life));
+        match fetched {
+            Ok((token, lasts)) => life.fetched(now, fetch, token, lasts),
+            Err(Failure::Final(_)) => life.failed(now, fetch, Fault::Denied),
+            Err(Failure::Late) => life.abandoned(fetch),
+            Err(_) => life.failed(now, fetch, Fault::Unavailable),
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(fetch) = self.fetch.take() {
+            lock(&self.entry.life).abandoned(fetch);
+        }
+        self.entry.wake.notify_waiters();
+    }
+}
+
+/// Whether a token service at `realm` may see the credential of a registry at `registry`: over TLS, or if the registry
+/// itself speaks plain http, on the same host.
+pub(crate) fn may_see(realm: &Url, registry: &Url) -> bool {
+    match realm.scheme() {
+        "https" => true,
+        "http" => registry.scheme() == "http" && realm.host().is_some() && realm.host() == registry.host(),
+        _ => false,
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens").field("kept", &lock(&self.entries).len()).finish_non_exhaustive()
+    }
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        // Any number that differs between keys and processes.
+        let seed = RandomState::new().build_hasher().finish();
+        Self { life: Mutex::new(Life::new(seed)), wake: Notify::new() }
+    }
+}
+
+impl Tokens {
+    /// A token for `grant`, proving to be `credential`: the one at hand, else a new one. Waits until `deadline`.
+    pub(crate) async fn get(
+        self: &Arc<Self>,
+        client: &Arc<Client>,
+        grant: &Grant,
+        credential: &Credential,
+        deadline: Instant,
+    ) -> Result<Secret, Failure> {
+        let entry = self.entry(grant, credential);
+        loop {
+            // Registered before the token is asked for, so that no change falls between the two.
+            let woken = entry.wake.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            let need = lock(&entry.life).need(Instant::now());
+            match need {
+                Need::Use(token) => return Ok(token),
+                Need::Renew(token, fetch) => {
+                    self.renew(Held { entry: entry.clone(), fetch: Some(fetch) }, client, grant, credential);
+                    return Ok(token);
+                }
+                Need::Fetch(fetch) => {
+                    let held = Held { entry: entry.clone(), fetch: Some(fetch) };
+                    let fetched = self.fetch(client, grant, credential, deadline).await;
+                    held.end(fetched.as_ref().map(Clone::clone));
+                    return fetched.map(|(token, _)| token);
+                }
+                Need::Wait(until) => {
+                    if Instant::now() >= deadline {
+                        return Err(Failure::Late);
+                    }
+                    tokio::select! {
+                        () = woken => {}
+                        () = tokio::time::sleep_until(until.min(deadline).into()) => {}
+                    }
+                }
+                Need::Denied(_) => {
+                    let detail = "it turned the credential down, and is not shown it again so soon";
+                    let source = io::Error::new(io::ErrorKind::PermissionDenied, detail);
+                    let what = format!("token service {}", host(&grant.realm));
+                    return Err(Failure::Final(Error::Denied { what, source }));
+                }
+            }
+        }
+    }
+
+    /// The registry did not accept `text`: it is not handed out again.
+    pub(crate) fn refused(&self, grant: &Grant, credential: &Credential, text: &Secret) {
+        lock(&self.entry(grant, credential).life).refused(Instant::now(), text);
+    }
+
+    fn entry(&self, grant: &Grant, credential: &Credential) -> Arc<Entry> {
+        let mut entries = lock(&self.entries);
+        if entries.len() >= MAX_KEPT {
+            // An entry in use is held by its users.
+            let now = Instant::now();
+            entries.retain(|_, entry| Arc::strong_count(entry) > 1 || !lock(&entry.life).is_idle(now));
+            if entries.len() >= MAX_KEPT {
+                entries.clear();
+            }
+        }
+        entries.entry((grant.clone(), credential.identity())).or_default().clone()
+    }
+
+    /// Fetches a new token in the background.
+    fn renew(self: &Arc<Self>, held: Held, client: &Arc<Client>, grant: &Grant, credential: &Credential) {
+        let (tokens, client) = (self.clone(), client.clone());
+        let (grant, credential) = (grant.clone(), credential.clone());
+        tokio::spawn(async move {
+            let deadline = Instant::now() + RENEWAL_LIMIT;
+            let fetched = tokens.fetch(&client, &grant, &credential, deadline).await;
+            if let Err(failure) = &fetched {
+                tracing::warn!(realm = host(&grant.realm), %failure, "cannot renew a token");
+            }
+            held.end(fetched.as_ref().map(Clone::clone));
+        });
+    }
+
+    /// Asks the token service: with POST, and if it does not like that, with GET from then on.
+    async fn fetch(
+        &self,
+        client: &Client,
+        grant: &Grant,
+        credential: &Credential,
+        deadline: Instant,
+    ) -> Result<(Secret, Duration), Failure> {
+        let mut form = vec![("client_id", CLIENT_ID.to_owned())];
+        form.extend(grant.service.iter().map(|service| ("service", service.clone())));
+        form.extend(grant.scope.iter().map(|scope| ("scope", scope.clone())));
+        let mut call = Call::get(grant.realm.clone(), deadline);
+        call.is_foreign = true;
+        match credential {
+            Credential::Anonymous => {}
+            Credential::Password(auth) => {
+                call.headers.insert(AUTHORIZATION, secret_header("Basic", auth)?);
+            }
+            Credential::IdentityToken(token) => {
+                form.push(("grant_type", "refresh_token".to_owned()));
+                form.push(("refresh_token", token.expose().to_owned()));
+            }
+        }
+        let may_get = !matches!(credential, Credential::IdentityToken(_));
+        if !may_get || !lock(&self.get_only).contains(&grant.realm) {
+            let mut post = call.clone();
+            post.method = Method::POST;
+            post.form = Some(form.clone());
+            let answer = client.send(post).await?;
+            let status = answer.status();
+            let dislikes_post = status.is_client_error() && status.as_u16() != 429 || status.as_u16() == 501;
+            if !(may_get && dislikes_post) {
+                return token(answer, grant).await;
+            }
+        }
+        call.url.query_pairs_mut().extend_pairs(&form);
+        let token = token(client.send(call).await?, grant).await?;
+        let mut get_only = lock(&self.get_only);
+        if get_only.len() < MAX_KEPT {
+            get_only.insert(grant.realm.clone());
+        }
+        Ok(token)
+    }
+}
+
+/// The token in an answer of a token service, and how long it lives.
+async fn token(answer: Answer, grant: &Grant) -> Result<(Secret, Duration), Failure> {
+    #[derive(Deserialize)]
+    struct Body {
+        token: Option<String>,
+        access_token: Option<String>,
+        expires_in: Option<f64>,
+    }
+    let service = format!("token service {}", host(&grant.realm));
+    let status = answer.status();
+    if status.is_client_error() && status.as_u16() != 429 {
+        let detail = format!("it answered {}", answer.describe().await);
+        let source = io::Error::new(io::ErrorKind::PermissionDenied, detail);
+        return Err(Failure::Final(Error::Denied { what: service, source }));
+    }
+    if !status.is_success() {
+        return Err(Failure::of_answer(answer, &service, &service).await);
+    }
+    let body = answer.body(MAX_ANSWER).await?;
+    let body: Option<Body> = serde_json::from_slice(&body).ok();
+    let text = body.as_ref().and_then(|body| body.token.as_ref().or(body.access_token.as_ref()));
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        let detail = "its answer holds no token";
+        return Err(Failure::Refused(Error::invalid(service, detail)));
+    };
+    let told = body
+        .as_ref()
+        .and_then(|body| body.expires_in)
+        .and_then(|life| Duration::try_from_secs_f64(life).ok());
+    Ok((Secret::new(text), told.unwrap_or(DEFAULT_LIFE)))
+}
+
+/// `SCHEME SECRET` as the value of `Authorization`.
+pub(crate) fn secret_header(scheme: &str, secret: &Secret) -> Result<HeaderValue, Failure> {
+    let mut value = HeaderValue::from_str(&format!("{scheme} {}", secret.expose())).map_err(|_| {
+        Failure::denied("authorization", format!("the {scheme} secret is not the value of a header"))
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+pub(crate) fn host(url: &Url) -> &str {
+    url.host_str().unwrap_or("without a host")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_go_to_tls_or_to_the_plain_registry_itself() {
+        for (realm, registry, may) in [
+            ("https://auth/token", "https://registry/", true),
+            ("https://auth/token", "http://registry/", true),
+            ("http://auth/token", "https://registry/", false),
+            ("http://registry:5001/token", "http://registry:5000/", true),
+            ("http://auth/token", "http://registry/", false),
+            ("http://registry/token", "https://registry/", false),
+            ("ftp://registry/token", "http://registry/", false),
+        ] {
+            assert_eq!(
+                may_see(&Url::parse(realm).unwrap(), &Url::parse(registry).unwrap()),
+                may,
+                "{realm} {registry}"
+            );
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The backends that speak HTTP, against servers on the loopback that answer as each test says.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helper functions too")]
+
+mod buckets;
+mod double;
+mod proxies;
+mod range;
+mod registry;
+mod secrets;
+mod setup;
+mod tls;
+mod verify;

@@ -1,0 +1,324 @@
+//! Registries: who we are to them, and where they lead.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use storage::Error;
+use storage::backend::laws::{self, Fixture};
+use storage::backend::registry::{Registry, RegistryConfig};
+use storage::http::Commons;
+use storage::secret::Secret;
+
+use crate::double::{Double, Reply, Seen};
+use crate::setup::{auth, basic, blob, config, content, open, read};
+
+const SIZE: usize = 10_000;
+
+fn serve(seen: &Seen) -> Reply {
+    Reply::range(&content(SIZE), seen)
+}
+
+/// A registry that believes in the tokens of its token service, and knows of each for how many seconds it lives.
+struct TokenRegistry {
+    registry: Double,
+    service: Double,
+    valid: Arc<Mutex<HashSet<String>>>,
+    /// The registry does not learn what the service issues.
+    forget: Arc<AtomicBool>,
+}
+
+/// The service believes in user `u` with password `p`, if `wants_password`.
+async fn token_registry(wants_password: bool, realm_host: &str, life: u64, post: bool) -> TokenRegistry {
+    let valid = Arc::new(Mutex::new(HashSet::new()));
+    let forget = Arc::new(AtomicBool::new(false));
+    let (count, issued, forgets) = (AtomicUsize::new(0), valid.clone(), forget.clone());
+    let service = Double::new(move |seen| {
+        if seen.method == "POST" && !post {
+            return Reply::new(405, "");
+        }
+        if wants_password && seen.header("authorization") != Some(&format!("Basic {}", basic("u", "p"))) {
+            return Reply::new(401, r#"{"errors":[{"code":"UNAUTHORIZED"}]}"#);
+        }
+        let asked = if seen.method == "POST" { &seen.body } else { seen.uri.query().unwrap() };
+        let wanted = [
+            "service=test-service",
+            "scope=repository%3Alibrary%2Ftest%3Apull",
+            "client_id=nydus-registry-client",
+        ];
+        assert!(wanted.iter().all(|part| asked.split('&').any(|pair| pair == *part)), "{asked}");
+        let token = format!("token-{}", count.fetch_add(1, Ordering::Relaxed));
+        if !forgets.load(Ordering::Relaxed) {
+            issued.lock().unwrap().insert(token.clone());
+        }
+        Reply::new(200, format!(r#"{{"token":"{token}","expires_in":{life}}}"#))
+    })
+    .await;
+    let realm = format!("http://{realm_host}:{}/token", service.addr.port());
+    let believed = valid.clone();
+    let registry = Double::new(move |seen| {
+        let token = seen.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        if token.is_some_and(|token| believed.lock().unwrap().contains(token)) {
+            return serve(seen);
+        }
+        let challenge =
+            format!(r#"Bearer realm="{realm}",service="test-service",scope="repository:library/test:pull""#);
+        Reply::new(401, r#"{"errors":[{"code":"UNAUTHORIZED"}]}"#).with("www-authenticate", challenge)
+    })
+    .await;
+    TokenRegistry { registry, service, valid, forget }
+}
+
+#[tokio::test]
+async fn keeps_the_laws() {
+    laws::all(async |objects| {
+        let double = Double::new(move |seen| Reply::object(&objects, seen)).await;
+        Fixture { backend: Arc::new(open(config(&double))), keep: Box::new(double) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn keeps_the_laws_with_a_password_and_signed_redirects() {
+    laws::all(async |objects| {
+        // Like an object store: each signature is good for ten requests.
+        let uses = Mutex::new(std::collections::HashMap::new());
+        let store = Double::new(move |seen| {
+            assert_eq!(seen.header("authorization"), None);
+            let mut uses = uses.lock().unwrap();
+            let used = uses.entry(seen.uri.query().unwrap().to_owned()).or_insert(0);
+            *used += 1;
+            if *used > 10 {
+                Reply::new(403, "<Code>AccessDenied</Code>")
+            } else {
+                Reply::object(&objects, seen)
+            }
+        })
+        .await;
+        let (url, count) = (store.url(), AtomicUsize::new(0));
+        let double = Double::new(move |seen| {
+            if seen.header("authorization") != Some(&format!("Basic {}", basic("u", "p"))) {
+                return Reply::new(401, "").with("www-authenticate", "Basic realm=\"r\"");
+            }
+            let signature = count.fetch_add(1, Ordering::Relaxed);
+            Reply::new(307, "").with("location", format!("{url}{}?signature={signature}", seen.path()))
+        })
+        .await;
+        let config = RegistryConfig { auth: Some(auth("u", "p")), ..config(&double) };
+        Fixture { backend: Arc::new(open(config)), keep: Box::new((double, store)) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_missing_blob_is_told_by_repository_and_digest() {
+    let double = Double::new(|seen| Reply::object(&[], seen)).await;
+    let error = read(&open(config(&double)), 0, 1).await.unwrap_err().to_string();
+    for part in ["library/test", &format!("sha256:{}", blob()), &double.host()] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert_eq!(double.seen()[0].path(), format!("/v2/library/test/blobs/sha256:{}", blob()));
+    assert_eq!(double.seen()[0].header("user-agent"), Some("nydusd/1.0.0"));
+}
+
+#[tokio::test]
+async fn one_token_serves_all() {
+    for post in [true, false] {
+        let double = token_registry(true, "127.0.0.1", 300, post).await;
+        let config = RegistryConfig { auth: Some(auth("u", "p")), ..config(&double.registry) };
+        // Two mounts of one repository.
+        let commons = Commons::new();
+        let mounts = [(); 2].map(|()| Arc::new(Registry::new(config.clone(), &commons).unwrap()));
+        let reads: Vec<_> = (0..32)
+            .map(|number| {
+                let registry = mounts[number % 2].clone();
+                tokio::spawn(async move { read(&*registry, number as u64, 10).await.map(drop) })
+            })
+            .collect();
+        for read in reads {
+            read.await.unwrap().unwrap();
+        }
+        let methods: Vec<_> = double.service.seen().iter().map(|seen| seen.method.to_string()).collect();
+        assert_eq!(methods, if post { vec!["POST"] } else { vec!["POST", "GET"] });
+        // Once asked, the registry is told at once who we are.
+        let before = double.registry.seen().len();
+        read(&*mounts[0], 0, 10).await.unwrap();
+        assert_eq!(double.registry.seen().len(), before + 1);
+    }
+}
+
+#[tokio::test]
+async fn the_method_of_a_service_is_remembered() {
+    let double = token_registry(false, "127.0.0.1", 1, false).await;
+    let registry = open(config(&double.registry));
+    read(&registry, 0, 1).await.unwrap();
+    // Beyond the end of the token.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    read(&registry, 0, 1).await.unwrap();
+    let methods: Vec<_> = double.service.seen().iter().map(|seen| seen.method.to_string()).collect();
+    assert_eq!(methods, ["POST", "GET", "GET"]);
+}
+
+#[tokio::test]
+async fn tokens_are_renewed_before_they_end() {
+    // Renewed after three quarters of its life of two seconds.
+    let double = token_registry(false, "127.0.0.1", 2, true).await;
+    let registry = open(config(&double.registry));
+    for _ in 0..45 {
+        read(&registry, 0, 1).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let refused = double.registry.seen().iter().filter(|seen| seen.header("authorization").is_none()).count();
+    assert_eq!(refused, 1, "reads that had no token");
+    let fetched = double.service.seen().len();
+    assert!((3..=5).contains(&fetched), "{fetched} tokens for 4.5 s");
+}
+
+#[tokio::test]
+async fn a_registry_that_refuses_the_tokens_it_asks_for_is_not_asked_for_ever() {
+    let double = token_registry(false, "127.0.0.1", 300, true).await;
+    let registry = open(config(&double.registry));
+    double.forget.store(true, Ordering::Relaxed);
+    // The second read asks neither: the service's tokens are known to be no good.
+    for (requests, tokens) in [(2, 1), (2, 1)] {
+        let error = read(&registry, 0, 1).await.unwrap_err();
+        assert!(matches!(error, Error::Denied { .. }), "{error}");
+        assert_eq!((double.registry.seen().len(), double.service.seen().len()), (requests, tokens));
+    }
+}
+
+#[tokio::test]
+async fn wrong_credentials_are_one_clear_error() {
+    let double = token_registry(true, "127.0.0.1", 300, true).await;
+    let config = RegistryConfig { auth: Some(auth("u", "hunter2")), ..config(&double.registry) };
+    let registry = open(config);
+    let error = read(&registry, 0, 1).await.unwrap_err();
+    assert!(matches!(error, Error::Denied { .. }), "{error}");
+    assert!(error.to_string().contains("token service") && error.to_string().contains("401"), "{error}");
+    // POST, and GET for services that know only that.
+    assert_eq!(double.service.seen().len(), 2);
+    // Nothing of it is kept: with the right password the next read succeeds.
+    registry.exchange_auth(Some(auth("u", "p")));
+    read(&registry, 0, 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn credentials_stay_off_foreign_hosts_in_the_clear() {
+    // The registry is 127.0.0.1: `localhost` is another host.
+    let double = token_registry(true, "localhost", 300, true).await;
+    let with_auth = RegistryConfig { auth: Some(auth("u", "p")), ..config(&double.registry) };
+    let error = read(&open(with_auth), 0, 1).await.unwrap_err();
+    assert!(matches!(error, Error::Denied { .. }) && error.to_string().contains("localhost"), "{error}");
+    assert_eq!(double.service.seen().len(), 0);
+    // Who has none has nothing to lose.
+    let double = token_registry(false, "localhost", 300, true).await;
+    read(&open(config(&double.registry)), 0, 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_first_token_is_used_until_it_is_refused() {
+    let double = token_registry(false, "127.0.0.1", 300, true).await;
+    double.valid.lock().unwrap().insert("given".to_owned());
+    let config = RegistryConfig { registry_token: Some(Secret::new("given")), ..config(&double.registry) };
+    let registry = open(config);
+    read(&registry, 0, 1).await.unwrap();
+    assert_eq!(double.service.seen().len(), 0);
+    double.valid.lock().unwrap().clear();
+    read(&registry, 0, 1).await.unwrap();
+    read(&registry, 0, 1).await.unwrap();
+    let proofs: Vec<_> =
+        double.registry.seen().iter().map(|seen| seen.header("authorization").unwrap().to_owned()).collect();
+    assert_eq!(proofs, ["Bearer given", "Bearer given", "Bearer token-0", "Bearer token-0"]);
+}
+
+#[tokio::test]
+async fn a_redirect_is_remembered_until_it_is_refused() {
+    let is_expired = Arc::new(Mutex::new(false));
+    let expired = is_expired.clone();
+    let store = Double::new(move |seen| {
+        if *expired.lock().unwrap() && seen.uri.query() == Some("signature=0") {
+            return Reply::new(403, "");
+        }
+        serve(seen)
+    })
+    .await;
+    let (url, count) = (store.url(), AtomicUsize::new(0));
+    let double = Double::new(move |_| {
+        let signature = count.fetch_add(1, Ordering::Relaxed);
+        Reply::new(302, "").with("location", format!("{url}/x?signature={signature}"))
+    })
+    .await;
+    let registry = open(config(&double));
+    for _ in 0..3 {
+        read(&registry, 3, 5).await.unwrap();
+    }
+    assert_eq!((double.seen().len(), store.seen().len()), (1, 3));
+    *is_expired.lock().unwrap() = true;
+    for _ in 0..2 {
+        assert_eq!(read(&registry, 3, 5).await.unwrap(), content(SIZE)[3..8]);
+    }
+    assert_eq!((double.seen().len(), store.seen().len()), (2, 6));
+}
+
+#[tokio::test]
+async fn a_fresh_redirect_that_is_refused_is_denied() {
+    let store = Double::new(|_| Reply::new(403, "<Code>SignatureDoesNotMatch</Code>")).await;
+    let url = store.url();
+    let double = Double::new(move |_| {
+        Reply::new(307, "").with("location", format!("{url}/x?X-Amz-Signature=hunter2"))
+    })
+    .await;
+    let error = read(&open(config(&double)), 0, 1).await.unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, Error::Denied { .. }) && text.contains("SignatureDoesNotMatch"), "{text}");
+    assert!(!text.contains("hunter2"), "{text}");
+    assert_eq!((double.seen().len(), store.seen().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn proofs_follow_a_redirect_to_the_same_place_only() {
+    let elsewhere = Double::new(serve).await;
+    let url = elsewhere.url();
+    let double = Double::new(move |seen| {
+        let is_known = seen.header("authorization").is_some();
+        match seen.path() {
+            _ if !is_known => Reply::new(401, "").with("www-authenticate", "Basic realm=r"),
+            "/inside" => Reply::new(307, "").with("location", format!("{url}/outside")),
+            _ => Reply::new(307, "").with("location", "/inside"),
+        }
+    })
+    .await;
+    let mut config = RegistryConfig { auth: Some(auth("u", "p")), ..config(&double) };
+    config.http.headers.insert("Cookie".to_owned(), Secret::new("session=1"));
+    config.http.headers.insert("X-Site".to_owned(), Secret::new("here"));
+    read(&open(config), 0, 1).await.unwrap();
+    let inside = double.seen().into_iter().find(|seen| seen.path() == "/inside").unwrap();
+    assert!(inside.header("authorization").is_some() && inside.header("cookie").is_some());
+    let outside = &elsewhere.seen()[0];
+    assert_eq!((outside.header("authorization"), outside.header("cookie")), (None, None));
+    assert_eq!(outside.header("x-site"), Some("here"));
+}
+
+#[tokio::test]
+async fn redirects_end() {
+    let double = Double::new(|seen| Reply::new(301, "").with("location", format!("{}x", seen.path()))).await;
+    let error = read(&open(config(&double)), 0, 1).await.unwrap_err();
+    assert!(error.to_string().contains("more than 5 redirects"), "{error}");
+    assert_eq!(double.seen().len(), 6);
+    for location in ["", "gopher://x/", "http://", "http://%zz/"] {
+        let double = Double::new(move |_| Reply::new(307, "").with("location", location)).await;
+        let error = read(&open(config(&double)), 0, 1).await.unwrap_err();
+        assert!(error.to_string().contains("redirect"), "{location}: {error}");
+        assert!(double.seen().len() <= 6);
+    }
+}
+
+#[tokio::test]
+async fn targets_of_redirects_are_rewritten() {
+    let store = Double::new(serve).await;
+    let double = Double::new(|_| Reply::new(307, "").with("location", "http://nowhere.invalid:1/x?y")).await;
+    let config = RegistryConfig { blob_redirected_host: Some(store.host()), ..config(&double) };
+    read(&open(config), 0, 1).await.unwrap();
+    assert_eq!(store.seen()[0].uri, "/x?y");
+}

@@ -1,0 +1,179 @@
+//! TLS: whom we believe, and who we prove to be.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Version;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use storage::Error;
+use storage::backend::registry::RegistryConfig;
+use storage::http::Scheme;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig};
+
+use crate::double::{Double, Reply, Seen};
+use crate::setup::{config, content, open, read};
+
+fn serve(seen: &Seen) -> Reply {
+    Reply::range(&content(1000), seen)
+}
+
+/// A certificate authority with its files.
+struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+    dir: tempfile::TempDir,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("ca.pem"), issuer.pem()).unwrap();
+        Self { issuer, dir }
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    fn issue(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    fn acceptor(&self, name: &str, wants_client: bool) -> TlsAcceptor {
+        let (certificate, key) = self.issue(name);
+        let builder = ServerConfig::builder();
+        let builder = if wants_client {
+            let mut roots = RootCertStore::empty();
+            roots.add(self.issuer.der().clone()).unwrap();
+            builder.with_client_cert_verifier(WebPkiClientVerifier::builder(roots.into()).build().unwrap())
+        } else {
+            builder.with_no_client_auth()
+        };
+        let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let mut config = builder.with_single_cert(chain, key).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
+fn https(double: &Double, authority: Option<&Authority>) -> RegistryConfig {
+    let mut config = RegistryConfig { scheme: Scheme::Https, ..config(double) };
+    config.http.ca_cert_files = authority.iter().map(|authority| authority.file()).collect();
+    config
+}
+
+#[tokio::test]
+async fn an_own_authority_is_believed_and_http2_spoken() {
+    let authority = Authority::new();
+    let double = Double::tls(authority.acceptor("127.0.0.1", false), serve).await;
+    let registry = open(https(&double, Some(&authority)));
+    for offset in 0..5 {
+        assert_eq!(read(&registry, offset, 10).await.unwrap()[0], offset as u8);
+    }
+    assert!(double.seen().iter().all(|seen| seen.version == Version::HTTP_2));
+    assert_eq!(double.connections(), 1);
+}
+
+#[tokio::test]
+async fn who_cannot_prove_who_they_are_is_refused_at_once() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let strange = Double::tls(other.acceptor("127.0.0.1", false), serve).await;
+    let misnamed = Double::tls(authority.acceptor("registry.invalid", false), serve).await;
+    for double in [&strange, &misnamed] {
+        let start = Instant::now();
+        let error = read(&open(https(double, Some(&authority))), 0, 1).await.unwrap_err();
+        assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+        assert!(error.to_string().contains("certificate"), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(2));
+        assert_eq!(double.seen().len(), 0);
+        let mut careless = https(double, None);
+        careless.http.skip_verify = true;
+        read(&open(careless), 0, 1).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn we_prove_who_we_are() {
+    let authority = Authority::new();
+    let double = Double::tls(authority.acceptor("127.0.0.1", true), serve).await;
+    let (certificate, key) = authority.issue("client");
+    let files = ["client.pem", "client.key"].map(|name| authority.dir.path().join(name));
+    std::fs::write(&files[0], certificate.pem()).unwrap();
+    std::fs::write(&files[1], key.serialize_pem()).unwrap();
+    let mut config = https(&double, Some(&authority));
+    let [cert_file, key_file] = files;
+    config.http.client_cert = Some((cert_file, key_file));
+    read(&open(config), 0, 1).await.unwrap();
+    let mut nobody = https(&double, Some(&authority));
+    nobody.http.retry_limit = 1;
+    read(&open(nobody), 0, 1).await.unwrap_err();
+    assert_eq!(double.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_redirect_does_not_leave_tls_unless_told_to() {
+    let authority = Authority::new();
+    let plain = Double::new(serve).await;
+    let location = format!("{}/x", plain.url());
+    let double = Double::tls(authority.acceptor("127.0.0.1", false), move |_| {
+        Reply::new(307, "").with("location", location.clone())
+    })
+    .await;
+    let config = https(&double, Some(&authority));
+    let error = read(&open(config.clone()), 0, 1).await.unwrap_err();
+    assert!(error.to_string().contains("from https to http"), "{error}");
+    assert_eq!(plain.seen().len(), 0);
+    let allowed = RegistryConfig { blob_url_scheme: Some(Scheme::Http), ..config };
+    read(&open(allowed), 0, 1).await.unwrap();
+    assert_eq!(plain.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_with_a_stalled_stream_is_left() {
+    let authority = Authority::new();
+    let count = std::sync::atomic::AtomicUsize::new(0);
+    let double = Double::tls(authority.acceptor("127.0.0.1", false), move |seen| {
+        match count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+            1 => Reply::silence(),
+            _ => serve(seen),
+        }
+    })
+    .await;
+    let mut config = https(&double, Some(&authority));
+    config.http.timeout = Some(Duration::from_millis(700));
+    config.http.connect_timeout = Some(Duration::from_millis(700));
+    let registry = open(config);
+    read(&registry, 0, 1).await.unwrap();
+    read(&registry, 0, 1).await.unwrap();
+    assert_eq!(double.connections(), 2);
+}
+
+#[tokio::test]
+async fn files_that_are_none_are_told_by_name() {
+    let authority = Authority::new();
+    let double = Double::new(serve).await;
+    let junk = authority.dir.path().join("junk");
+    std::fs::write(&junk, "no certificate").unwrap();
+    let missing = PathBuf::from("/no/such/file");
+    for file in [&junk, &missing] {
+        let mut roots = https(&double, None);
+        roots.http.ca_cert_files = vec![file.clone()];
+        let mut client = https(&double, None);
+        client.http.client_cert = Some((file.clone(), file.clone()));
+        for config in [roots, client] {
+            let error = storage::backend::registry::Registry::new(config, &storage::http::Commons::new())
+                .unwrap_err();
+            assert!(matches!(error, Error::Invalid { .. }), "{error}");
+            assert!(error.to_string().contains(file.to_str().unwrap()), "{error}");
+        }
+    }
+}

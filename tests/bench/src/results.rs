@@ -1,0 +1,211 @@
+//! The results of one or more runs: kept as JSON, shown as tables.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::machine::Machine;
+use crate::sample::{Case, Sample, Spread, Subject};
+
+/// Between these, the table of a document is ours.
+const MARKERS: (&str, &str) = ("<!-- nydus-bench begin -->", "<!-- nydus-bench end -->");
+
+/// Everything that was measured on one machine.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Results {
+    /// Where and when, of the last run.
+    pub machine: Machine,
+    /// What.
+    pub samples: Vec<Sample>,
+}
+
+impl Results {
+    /// Puts `samples` in the place of what was measured of the same corpora and cases.
+    pub fn replace(&mut self, samples: Vec<Sample>) {
+        let new: BTreeSet<_> = samples.iter().map(|sample| (sample.corpus.clone(), sample.case)).collect();
+        self.samples.retain(|sample| !new.contains(&(sample.corpus.clone(), sample.case)));
+        self.samples.extend(samples);
+    }
+
+    /// Reads a file of results; `None` if there is none.
+    pub fn load(file: &Path) -> Result<Option<Self>> {
+        match fs::read(file) {
+            Ok(bytes) => {
+                Ok(Some(serde_json::from_slice(&bytes).with_context(|| file.display().to_string())?))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| file.display().to_string()),
+        }
+    }
+
+    /// Writes them.
+    pub fn save(&self, file: &Path) -> Result<()> {
+        fs::write(file, serde_json::to_vec_pretty(self)?).with_context(|| file.display().to_string())
+    }
+
+    /// One number of all samples of a case and subject.
+    fn spread(
+        &self,
+        corpus: &str,
+        case: Case,
+        subject: Subject,
+        number: impl Fn(&Sample) -> Option<f64>,
+    ) -> Option<Spread> {
+        let samples = self.samples.iter();
+        let samples = samples.filter(|s| s.corpus == corpus && s.case == case && s.subject == subject);
+        Spread::of(samples.filter_map(number))
+    }
+
+    /// What a case is compared with, inside one run.
+    fn baseline(&self, corpus: &str, case: Case) -> Option<(Subject, f64)> {
+        let subject = match case {
+            Case::Build => Subject::OursOneThread,
+            Case::Find | Case::ReadWarm => Subject::Unpacked,
+            Case::ReadCold => Subject::Peer,
+        };
+        Some((subject, self.spread(corpus, case, subject, |s| Some(s.seconds))?.median))
+    }
+
+    /// The tables, in Markdown.
+    pub fn tables(&self) -> String {
+        let mut text = format!(
+            "{}: Linux {}, {} cores ({}), {} GiB, {}.\n",
+            self.machine.date,
+            self.machine.kernel,
+            self.machine.cores,
+            self.machine.processor,
+            self.machine.memory_gib,
+            self.machine.file_system,
+        );
+        let keys: BTreeSet<_> = self.samples.iter().map(|s| (s.corpus.as_str(), s.case, s.subject)).collect();
+        let corpora: BTreeSet<_> = keys.iter().map(|key| key.0).collect();
+        for corpus in corpora {
+            let _ = write!(
+                text,
+                "\n| {corpus} | | seconds: median (min–max) | ratio | CPU s | peak MiB |\n|---|---|--:|--:|--:|--:|\n"
+            );
+            for (_, case, subject) in keys.iter().filter(|key| key.0 == corpus) {
+                let spread =
+                    |number: fn(&Sample) -> Option<f64>| self.spread(corpus, *case, *subject, number);
+                let Some(seconds) = spread(|s| Some(s.seconds)) else { continue };
+                let ratio = self.baseline(corpus, *case).map(|(_, baseline)| seconds.median / baseline);
+                let cpu = spread(|s| s.cpu_seconds);
+                let memory = spread(|s| Some(s.memory_kib? as f64 / 1024.0));
+                let _ = writeln!(
+                    text,
+                    "| {} | {} | {:.2} ({:.2}–{:.2}) | {} | {} | {} |",
+                    case_name(*case),
+                    subject_name(*case, *subject, &self.machine.file_system),
+                    seconds.median,
+                    seconds.min,
+                    seconds.max,
+                    ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
+                    cpu.map_or_else(String::new, |cpu| format!("{:.2}", cpu.median)),
+                    memory.map_or_else(String::new, |memory| format!("{:.0}", memory.max)),
+                );
+            }
+        }
+        text
+    }
+
+    /// Replaces what lies between the markers in `file` by the tables.
+    pub fn update(&self, file: &Path) -> Result<()> {
+        let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        let around = text
+            .split_once(MARKERS.0)
+            .and_then(|(before, rest)| rest.split_once(MARKERS.1).map(|(_, after)| (before, after)));
+        let Some((before, after)) = around else {
+            bail!("{}: no lines {} and {}", file.display(), MARKERS.0, MARKERS.1);
+        };
+        let text = format!("{before}{}\n{}{}{after}", MARKERS.0, self.tables(), MARKERS.1);
+        fs::write(file, text).with_context(|| file.display().to_string())
+    }
+}
+
+fn case_name(case: Case) -> &'static str {
+    match case {
+        Case::Build => "build, v6 zstd",
+        Case::Find => "`find -ls`",
+        Case::ReadWarm => "read all, cache warm",
+        Case::ReadCold => "read all, cache cold",
+    }
+}
+
+fn subject_name(case: Case, subject: Subject, file_system: &str) -> String {
+    match (case, subject) {
+        (Case::Build, Subject::Ours) => "all cores".into(),
+        (Case::Build, Subject::OursOneThread) => "one thread".into(),
+        (Case::Build, _) => "peer".into(),
+        (_, Subject::Unpacked) => format!("unpacked, {file_system}"),
+        (_, Subject::Erofs) => "kernel EROFS".into(),
+        (_, Subject::Peer) => "peer, FUSE".into(),
+        (_, _) => "FUSE".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn results() -> Results {
+        let machine = Machine {
+            date: "2026-01-02".into(),
+            kernel: "6.18".into(),
+            cores: 2,
+            processor: "abacus".into(),
+            memory_gib: 23,
+            file_system: "ext4".into(),
+        };
+        let sample = |case, subject, seconds| Sample {
+            corpus: "small".into(),
+            case,
+            subject,
+            seconds,
+            cpu_seconds: (subject == Subject::Ours).then_some(0.5),
+            memory_kib: (subject == Subject::Ours).then_some(20 << 10),
+        };
+        let find = |subject, seconds| sample(Case::Find, subject, seconds);
+        let samples = vec![
+            find(Subject::Unpacked, 2.0),
+            find(Subject::Ours, 1.0),
+            find(Subject::Ours, 1.4),
+            find(Subject::Ours, 1.1),
+            sample(Case::ReadWarm, Subject::Ours, 9.0),
+        ];
+        Results { machine, samples }
+    }
+
+    #[test]
+    fn a_table_compares_medians() {
+        let text = results().tables();
+        assert!(text.contains("| `find -ls` | FUSE | 1.10 (1.00–1.40) | 0.55 | 0.50 | 20 |"), "{text}");
+        assert!(text.contains("| `find -ls` | unpacked, ext4 | 2.00 (2.00–2.00) | 1.00 |  |  |"), "{text}");
+        assert!(text.contains("| read all, cache warm | FUSE | 9.00 (9.00–9.00) |  | 0.50 | 20 |"), "{text}");
+    }
+
+    #[test]
+    fn a_run_replaces_only_what_it_measured() {
+        let mut results = results();
+        let new = Sample { seconds: 0.25, ..results.samples[1].clone() };
+        results.replace(vec![new]);
+        let seconds: Vec<f64> = results.samples.iter().map(|sample| sample.seconds).collect();
+        assert_eq!(seconds, [9.0, 0.25]);
+    }
+
+    #[test]
+    fn a_document_keeps_what_is_outside_the_markers() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "no markers").unwrap();
+        assert!(results().update(file.path()).is_err());
+        fs::write(file.path(), format!("before\n{}\nold\n{}\nafter\n", MARKERS.0, MARKERS.1)).unwrap();
+        results().update(file.path()).unwrap();
+        let once = fs::read_to_string(file.path()).unwrap();
+        results().update(file.path()).unwrap();
+        assert_eq!(fs::read_to_string(file.path()).unwrap(), once);
+        assert!(once.starts_with("before\n<!--") && once.ends_with("-->\nafter\n") && !once.contains("old"));
+    }
+}
