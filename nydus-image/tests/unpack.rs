@@ -82,6 +82,18 @@ fn extraction_equals_the_source_and_building_it_again_is_a_fixed_point() {
         let again = create(&at("extracted"), &at("again"), flags);
         assert_eq!(again.1, built.1, "{flags:?}: blobs");
         assert!(again.0 == built.0, "{flags:?}: bootstraps");
+
+        // The same without a filesystem in between. What is built from a tar has whole seconds, so only the second
+        // tar is one that comes back.
+        let of_tar = [flags, &["--type=tar-rafs"]].concat();
+        let from_tar = create(&tar, &at("from-tar"), &of_tar);
+        assert_eq!(from_tar.1, built.1, "{flags:?}: blobs of the tar");
+        let (bootstrap, blobs, tar_again) =
+            (at("from-tar/bootstrap"), at("from-tar/blobs"), at("from-tar/tar"));
+        nydus_image_ok(&["unpack", "-B", text(&bootstrap), "-D", text(&blobs), "--output", text(&tar_again)]);
+        let once_more = create(&tar_again, &at("once-more"), &of_tar);
+        assert_eq!(once_more.1, from_tar.1, "{flags:?}: blobs of the second tar");
+        assert!(once_more.0 == from_tar.0, "{flags:?}: bootstraps of the second tar");
         Ok(())
     });
     run.unwrap();

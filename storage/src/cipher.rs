@@ -14,7 +14,7 @@ use crate::{Error, Result};
 pub const PAGE_SIZE: usize = 4096;
 
 /// AES needs one whole block; shorter input is padded to [`PADDED_SIZE`].
-const BLOCK_SIZE: usize = 16;
+pub(crate) const BLOCK_SIZE: usize = 16;
 /// A padded block and its two-byte mark.
 const PADDED_SIZE: usize = 18;
 /// What ends padded input.

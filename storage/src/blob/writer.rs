@@ -18,6 +18,7 @@ mod seal;
 
 use std::io::Write;
 
+use batch::Form;
 pub use batch::{Batch, Batcher, EncodedBatch};
 pub use chunk::{EncodedChunk, encode_chunk, encode_digested};
 pub use options::BlobOptions;
@@ -107,7 +108,8 @@ impl<W: Write> BlobWriter<W> {
 
     /// Appends a batch, and gives the descriptions of its members, in their order, as a bootstrap records them: without
     /// a place in the stored blob, which only the blob's own chunk table knows. Errors are those of
-    /// [`BlobWriter::append`], and [`Error::Invalid`] for a blob without batches.
+    /// [`BlobWriter::append`], and [`Error::Invalid`] for a blob without batches. A batch that was
+    /// [encoded](Batch::encode) as chunks is appended as these.
     pub fn append_batch(&mut self, batch: &EncodedBatch) -> Result<Vec<ChunkDescription>> {
         if batch.uncompressed_size >= self.options.batch_size {
             return Err(Error::invalid(
@@ -115,8 +117,12 @@ impl<W: Write> BlobWriter<W> {
                 format!("{} bytes, expected less than {}", batch.uncompressed_size, self.options.batch_size),
             ));
         }
+        let (members, stored) = match &batch.form {
+            Form::Unit(members, stored) => (members, stored),
+            Form::Apart(chunks) => return chunks.iter().map(|chunk| self.append(chunk)).collect(),
+        };
         // At most half a Mi of them fit, and each takes part in the count of chunks.
-        let first = self.next_index(u32::try_from(batch.members.len()).unwrap_or(u32::MAX))?;
+        let first = self.next_index(u32::try_from(members.len()).unwrap_or(u32::MAX))?;
         let mut flags = ChunkFlags::COMPRESSED | ChunkFlags::BATCH;
         flags.set(ChunkFlags::ENCRYPTED, self.options.cipher.is_some());
         let mut in_table = StoredChunk {
@@ -128,8 +134,8 @@ impl<W: Write> BlobWriter<W> {
             crc32c: None,
         };
         let mut end = self.uncompressed_size;
-        let mut descriptions = Vec::with_capacity(batch.members.len());
-        for (index, member) in (first..).zip(&batch.members) {
+        let mut descriptions = Vec::with_capacity(members.len());
+        for (index, member) in (first..).zip(members) {
             let mut chunk = ChunkDescription {
                 index,
                 uncompressed_offset: end,
@@ -149,9 +155,9 @@ impl<W: Write> BlobWriter<W> {
             };
             descriptions.push(chunk);
         }
-        self.write_data(&batch.stored)?;
+        self.write_data(stored)?;
         // Less than a batch, of 16 MiB at most.
-        self.chunks.push_batch(batch.stored.len() as u32, batch.uncompressed_size);
+        self.chunks.push_batch(stored.len() as u32, batch.uncompressed_size);
         self.uncompressed_size = end;
         Ok(descriptions)
     }

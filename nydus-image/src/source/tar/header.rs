@@ -1,5 +1,7 @@
 //! A header block, and the extensions before it, as an entry.
 
+use std::borrow::Cow;
+
 use tar::Header;
 
 use super::entry::{Entry, Kind};
@@ -117,7 +119,7 @@ pub fn parse(header: &Header, global: &[u8], extensions: &Extensions) -> Result<
     };
     // Only the lowest bits, which all numbers have.
     let mode = (field(&old.mode).map_err(named("mode"))? & 0o7777) as u32;
-    let owned = |(name, value): &(&[u8], &[u8])| (name.to_vec(), value.to_vec());
+    let owned = |(name, value): &(Cow<'_, [u8]>, &[u8])| (name.to_vec(), value.to_vec());
     let entry = Entry {
         kind,
         mode,

@@ -1,5 +1,7 @@
 //! Records of PAX extended headers: `LENGTH KEY=VALUE\n`. Values are bytes of any kind, newlines included.
 
+use std::borrow::Cow;
+
 use super::number::decimal;
 use super::sparse::PaxSparse;
 
@@ -17,7 +19,7 @@ pub struct Records<'a> {
     pub gid: Option<u64>,
     pub mtime: Option<(i64, u32)>,
     /// In byte order of their names.
-    pub xattrs: Vec<(&'a [u8], &'a [u8])>,
+    pub xattrs: Vec<(Cow<'a, [u8]>, &'a [u8])>,
     pub sparse: PaxSparse<'a>,
 }
 
@@ -32,9 +34,9 @@ impl<'a> Records<'a> {
             rest = behind;
         }
         // The last one of each name stays; the sort keeps their order.
-        self.xattrs.sort_by_key(|(name, _)| *name);
+        self.xattrs.sort_by(|(one, _), (other, _)| one.cmp(other));
         self.xattrs.reverse();
-        self.xattrs.dedup_by_key(|(name, _)| *name);
+        self.xattrs.dedup_by(|(one, _), (other, _)| one == other);
         self.xattrs.reverse();
         Ok(())
     }
@@ -51,7 +53,7 @@ impl<'a> Records<'a> {
             _ => {
                 if let Some(name) = key.strip_prefix(XATTR) {
                     // Here empty values are values.
-                    self.xattrs.push((name, value));
+                    self.xattrs.push((attribute_name(name), value));
                 } else if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
                     self.sparse.set(key, value)?;
                 }
@@ -59,6 +61,25 @@ impl<'a> Records<'a> {
         }
         Ok(())
     }
+}
+
+/// The name of an attribute: a key cannot hold `=`, so GNU tar, and `unpack`, write `%3D`, and `%25` for `%`.
+fn attribute_name(key: &[u8]) -> Cow<'_, [u8]> {
+    if !key.contains(&b'%') {
+        return Cow::Borrowed(key);
+    }
+    let mut name = Vec::with_capacity(key.len());
+    let mut rest = key;
+    while let Some((first, behind)) = rest.split_first() {
+        let byte;
+        (byte, rest) = match behind {
+            [b'3', b'D', behind @ ..] if *first == b'%' => (&b'=', behind),
+            [b'2', b'5', behind @ ..] if *first == b'%' => (&b'%', behind),
+            _ => (first, behind),
+        };
+        name.push(*byte);
+    }
+    Cow::Owned(name)
 }
 
 /// Key and value.
@@ -89,10 +110,27 @@ mod tests {
         let mut records = Records::default();
         records.add(data).unwrap();
         assert_eq!(records.path, Some(&b"a\nb=c \xff dd"[..]));
-        assert_eq!(records.xattrs, [(&b"user.k"[..], &b""[..])], "the last one counts");
+        assert_eq!(records.xattrs, [(b"user.k"[..].into(), &b""[..])], "the last one counts");
         assert_eq!(records.uid, Some(7));
         records.add(b"8 path=\n").unwrap();
         assert_eq!(records.path, None);
+    }
+
+    #[test]
+    fn names_of_attributes_may_hold_what_keys_may_not() {
+        for (key, expected) in [
+            (&b"user.a%3Db"[..], &b"user.a=b"[..]),
+            (b"user.%2525", b"user.%25"),
+            (b"user.%253D", b"user.%3D"),
+            (b"user.%41%3d%", b"user.%41%3d%"),
+            (b"user.%2", b"user.%2"),
+        ] {
+            assert_eq!(*attribute_name(key), *expected);
+        }
+        // Two ways to write one name.
+        let mut records = Records::default();
+        records.add(b"25 SCHILY.xattr.user.%=1\n27 SCHILY.xattr.user.%25=2\n").unwrap();
+        assert_eq!(records.xattrs, [(b"user.%"[..].into(), &b"2"[..])]);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
-use super::{BlobOptions, chunk};
+use super::{BlobOptions, EncodedChunk, chunk, encode_digested};
 use crate::Result;
+use crate::cipher::BLOCK_SIZE;
 use crate::digest::{Digest, crc32c};
 
 /// Collects the members of one batch after the other.
@@ -34,10 +35,18 @@ pub(super) struct BatchMember {
 /// A batch as it will be stored.
 #[derive(Clone, Debug)]
 pub struct EncodedBatch {
-    pub(super) members: Vec<BatchMember>,
     /// Bytes of all members.
     pub(super) uncompressed_size: u32,
-    pub(super) stored: Bytes,
+    pub(super) form: Form,
+}
+
+/// What becomes of a batch.
+#[derive(Clone, Debug)]
+pub(super) enum Form {
+    /// One unit, and what is recorded of its members.
+    Unit(Vec<BatchMember>, Bytes),
+    /// Its members, each a chunk of its own.
+    Apart(Vec<EncodedChunk>),
 }
 
 impl EncodedBatch {
@@ -50,7 +59,7 @@ impl EncodedBatch {
         };
         let members: Vec<BatchMember> = members.into_iter().map(member).collect();
         let uncompressed_size = members.iter().map(|member| member.size).sum();
-        Self { members, uncompressed_size, stored }
+        Self { uncompressed_size, form: Form::Unit(members, stored) }
     }
 }
 
@@ -102,13 +111,28 @@ impl Batch {
     }
 
     /// Compresses and encrypts. CPU work like [`encode_chunk`](super::encode_chunk), for any thread.
+    ///
+    /// Readers learn from its sizes whether a batch is compressed, so they are equal if and only if it is not. The
+    /// cipher pads what is shorter than its block, which would make a plain batch look compressed: the members of a
+    /// batch so small become chunks of their own, whose flags say what they are.
     pub fn encode(self, options: &BlobOptions) -> Result<EncodedBatch> {
-        let (mut stored, compressed) = chunk::encode(&self.data, options)?;
-        // Its sizes tell readers whether a batch is compressed, and what is encrypted may have been padded.
-        if compressed && stored.len() >= self.data.len() {
-            stored = chunk::encrypt(self.data.clone(), options).into();
-        }
         // Less than the batch size.
-        Ok(EncodedBatch { members: self.members, uncompressed_size: self.data.len() as u32, stored })
+        let uncompressed_size = self.data.len() as u32;
+        if options.cipher.is_some() && self.data.len() < BLOCK_SIZE {
+            let mut rest = self.data.as_slice();
+            let apart = self.members.iter().map(|member| {
+                let (data, after) = rest.split_at(member.size as usize);
+                rest = after;
+                encode_digested(data, member.digest, options)
+            });
+            let form = Form::Apart(apart.collect::<Result<_>>()?);
+            return Ok(EncodedBatch { uncompressed_size, form });
+        }
+        let (mut stored, compressed) = chunk::encode(&self.data, options)?;
+        // What shrank may have been padded to this size.
+        if compressed && stored.len() >= self.data.len() {
+            stored = chunk::encrypt(self.data, options).into();
+        }
+        Ok(EncodedBatch { uncompressed_size, form: Form::Unit(self.members, stored) })
     }
 }

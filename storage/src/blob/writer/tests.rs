@@ -11,6 +11,7 @@ use crate::blob::{
     BlobDescription, BlobFeatures, BlobId, ChunkTable, Cipher, Compressor, Toc, TocLocation, Unit,
     extract_bootstrap, fetch_digests,
 };
+use crate::cipher::BlobCipher;
 use crate::digest::{Digest, Digester, crc32c};
 
 const KEY: Cipher = Cipher { key: *b"0123456789abcdefghijklmnopqrstuv", iv: [9; 16] };
@@ -291,6 +292,35 @@ fn a_batch_that_is_no_batch_is_refused() {
     assert!(BlobWriter::new(Vec::new(), v6()).unwrap().append_batch(&batch()).is_err());
     let with = BlobOptions { batch_size: 0x1000, ..v6() };
     assert_eq!(BlobWriter::new(Vec::new(), with).unwrap().append_batch(&batch()).unwrap().len(), 2);
+}
+
+#[test]
+fn an_encrypted_batch_shows_by_its_sizes_whether_it_is_compressed() {
+    for compressor in [Compressor::None, Compressor::Lz4Block, Compressor::Zstd] {
+        let options = BlobOptions { batch_size: 0x1000, cipher: Some(KEY), compressor, ..v6() };
+        for size in 1..=40 {
+            for data in [noise(size), vec![b'a'; size]] {
+                // The first is all of its batch, since the second is in none.
+                let chunks = [(data.clone(), true), (noise(0x900), true)];
+                let (writer, said) = write(&options, &chunks);
+                let finished = finish(writer, b"");
+                let blob = &finished.description;
+                let memory = Memory(finished.out.into());
+                let table = wait(ChunkTable::fetch(blob, &memory, request())).unwrap();
+                let unit = table.unit(blob, 0).unwrap();
+                let flags = table.chunk(0).unwrap().stored.flags;
+                assert_eq!(flags.contains(ChunkFlags::BATCH), size >= 16, "{compressor:?}, {size}");
+                assert_eq!(said[0].stored.compressed_size == 0, size >= 16, "what the bootstrap says");
+                let stored = wait(unit.fetch(blob, &memory, request())).unwrap();
+                if size >= 16 {
+                    let plain = BlobCipher::new(&KEY).decrypt(&stored, size).unwrap();
+                    assert_eq!(stored.len() == size, plain == data, "{compressor:?}, {size}");
+                }
+                let decoded = unit.decode(blob, &stored).unwrap();
+                assert_eq!(decoded[0].as_ref(), data, "{compressor:?}, {size}");
+            }
+        }
+    }
 }
 
 /// Four bytes whose CRC is zero: the shift register run backwards from where it has to end.
