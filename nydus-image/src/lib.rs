@@ -47,4 +47,7 @@ pub mod verity;
 pub mod version;
 pub mod walk;
 
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use error::{Error, Result};

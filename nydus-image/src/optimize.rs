@@ -62,7 +62,7 @@ impl PrefetchList {
         Self::parse(&text).map_err(|detail| Error::entry(path, detail))
     }
 
-    fn parse(text: &[u8]) -> std::result::Result<Self, String> {
+    pub(crate) fn parse(text: &[u8]) -> std::result::Result<Self, String> {
         // A path begins with a slash, a document with a brace.
         if text.trim_ascii_start().first() != Some(&b'{') {
             let patterns = Patterns::read(text).map_err(|error| error.to_string())?;
