@@ -29,10 +29,10 @@ fn run(cli: Cli) -> Result<()> {
     logs::init(cli.global.log_level, cli.global.log_file.as_deref())?;
     match command {
         Command::Create(args) => command::create::run(&args, &cli.global),
-        Command::Merge(args) => command::merge::run(&args),
+        Command::Merge(args) => command::merge::run(&args, &cli.global),
         Command::Check(args) => command::check::run(&args, &cli.global),
         Command::Inspect(args) => command::inspect::run(&args),
-        Command::Stat(args) => command::stat::run(&args),
+        Command::Stat(args) => command::stat::run(&args, &cli.global),
         Command::Unpack(args) => command::unpack::run(&args),
         Command::Export(args) => command::export::run(&args),
         Command::Compact(args) => command::compact::run(&args, &cli.global),

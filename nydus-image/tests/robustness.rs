@@ -210,7 +210,20 @@ fn results_are_printed_as_json_if_asked() {
         blobs.push(result["blobs"].clone());
     }
     assert_eq!(blobs[0], blobs[1]);
-    assert!(out.join(blobs[0][0].as_str().unwrap()).is_file());
+    let id = blobs[0][0].as_str().unwrap();
+    assert!(out.join(id).is_file());
+
+    let json = |args: &[&str]| -> serde_json::Value {
+        let output = run(args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    assert_eq!(json(&["stat", "--json", "-B", bootstrap])["base_image"]["files"], 1);
+    let merged = out.join("merged");
+    let ids = ["--original-blob-ids", id];
+    let merged =
+        json(&[&["merge", "--json", "-B", merged.to_str().unwrap()], &ids[..], &[bootstrap]].concat());
+    assert_eq!(merged["blobs"], blobs[0]);
 }
 
 #[test]

@@ -15,7 +15,6 @@ mod optimize;
 mod stat;
 mod unpack;
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -65,7 +64,8 @@ pub struct GlobalArgs {
         global = true
     )]
     pub log_level: Level,
-    /// Print the result on standard output as one JSON value, in the form of --output-json, instead of text
+    /// Print the result on standard output as one JSON value, in the form of --output-json, instead of text (of
+    /// commands that have that option)
     #[arg(long, global = true)]
     pub json: bool,
 }
@@ -119,14 +119,6 @@ pub enum Command {
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
-}
-
-/// The arguments of a command that does not exist yet.
-#[derive(Args, Debug)]
-pub struct OtherArgs {
-    /// Whatever follows.
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-    pub rest: Vec<OsString>,
 }
 
 /// A bootstrap, as an argument or as an option.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use storage::blob::BlobId;
 use storage::digest::{Digest, Digester};
 
-use crate::cli::{MergeArgs, PrefetchPolicy};
+use crate::cli::{GlobalArgs, MergeArgs, PrefetchPolicy};
 use crate::error::{Error, Result};
 use crate::layers;
 use crate::merge::{Merger, OwnBlob};
@@ -16,7 +16,7 @@ use crate::prefetch::Patterns;
 use crate::target::Target;
 
 /// Merges bootstraps, and says what came out.
-pub fn run(args: &MergeArgs) -> Result<()> {
+pub fn run(args: &MergeArgs, global: &GlobalArgs) -> Result<()> {
     let started = Instant::now();
     let mut trace = Trace::default();
     let known = own_blobs(args)?;
@@ -58,18 +58,9 @@ pub fn run(args: &MergeArgs) -> Result<()> {
         path.display(),
         merged.blobs,
     );
-    if let Some(json) = &args.output_json {
-        let options = &merged.options;
-        Output::of_image(
-            path.display().to_string(),
-            merged.blobs,
-            trace,
-            options.version,
-            options.compressor,
-        )
-        .write(json, true)?;
-    }
-    Ok(())
+    let (version, compressor) = (merged.options.version, merged.options.compressor);
+    Output::of_image(path.display().to_string(), merged.blobs, trace, version, compressor)
+        .deliver(args.output_json.as_deref(), global.json)
 }
 
 /// What the lists say of the sources' blobs, source by source.

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use rafs::{Bootstrap, OpenOptions};
 use storage::digest::Digester;
 
-use crate::cli::StatArgs;
+use crate::cli::{GlobalArgs, StatArgs};
 use crate::error::{Error, Result};
 use crate::stat::Counter;
 use crate::target::Target;
 
-/// Counts; the result goes to a file as JSON, or to standard output as text.
-pub fn run(args: &StatArgs) -> Result<()> {
+/// Counts; the result goes to a file or standard output as JSON, else to standard output as text.
+pub fn run(args: &StatArgs, global: &GlobalArgs) -> Result<()> {
     let mut digester = args.digester.map(Digester::from);
     let mut open = |path: &Path| {
         let bootstrap = Bootstrap::open(path, &OpenOptions::default())?;
@@ -41,9 +41,15 @@ pub fn run(args: &StatArgs) -> Result<()> {
         counter.target(&open(path)?)?;
     }
     let statistics = counter.finish();
+    let json = || serde_json::to_string(&statistics).map_err(|error| Error::Contradiction(error.to_string()));
     if let Some(path) = &args.output_json {
-        let text = serde_json::to_vec(&statistics).map_err(|error| Error::io("write", path)(error.into()))?;
-        return Target::write(path, &text);
+        Target::write(path, json()?.as_bytes())?;
+    }
+    if global.json {
+        return super::print(&(json()? + "\n"));
+    }
+    if args.output_json.is_some() {
+        return Ok(());
     }
     let mut text = statistics.base_image.text("Base Image Statistics");
     if statistics.target_enabled {
