@@ -614,6 +614,7 @@ fn the_manual_names_every_key() {
         include_str!("object_store.rs"),
         include_str!("rafs.rs"),
         include_str!("registry.rs"),
+        include_str!("tracing.rs"),
         include_str!("v1.rs"),
         include_str!("v2.rs"),
     ];
