@@ -55,7 +55,7 @@ impl Reads {
 
     /// Sends the files behind the one whose start is being read, as far as they are ready and time allows.
     ///
-    /// Before the answer: a reader that is already awake would catch up, and everything would be copied twice.
+    /// Before the answer: a reader that is awake already can ask for the same files, which are then copied twice.
     fn send_ahead(&self, nodeid: u64, buffer: &mut [u8]) {
         let Some(burst) = self.ahead.as_ref().and_then(|ahead| ahead.read(nodeid)) else { return };
         let started = Instant::now();
