@@ -146,13 +146,13 @@ async fn check_local_blobs(
     backend: &dyn Backend,
 ) -> Result<()> {
     let deadline = Instant::now() + LOCAL_CHECK;
-    let request = Request { priority: Priority::OnDemand, deadline };
+    let request = Request::new(Priority::OnDemand, deadline);
     for (description, blob) in descriptions.iter().zip(blobs) {
         if blob.is_complete() {
             continue;
         }
         let checked = async {
-            let size = backend.size(&description.id, request).await?;
+            let size = backend.size(&description.id, request.clone()).await?;
             check_size(description, size)?;
             blob.load_chunk_table(deadline).await?;
             anyhow::Ok(())

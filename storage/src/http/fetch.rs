@@ -23,7 +23,7 @@ use super::route::{self, Route};
 use crate::backend::{BoxFuture, MAX_READ, Request};
 use crate::blob::BlobId;
 use crate::policy::endpoint::{Decision, EndpointIndex, Endpoints, Health, Outcome, Ticket};
-use crate::policy::retry::{Budget, Tries};
+use crate::policy::retry::Tries;
 use crate::{Error, Result};
 
 /// Requests of one kind of server: what differs between a registry and a bucket.
@@ -35,8 +35,11 @@ pub(crate) trait Server: Send + Sync + std::fmt::Debug + 'static {
         route: &'a Route,
         blob: &'a BlobId,
         range: &'a Part,
-        request: Request,
+        request: &'a Request,
     ) -> BoxFuture<'a, Result<Answer, Failure>>;
+
+    /// What `route` sent of `blob` was wrong: whatever was remembered of the way there is forgotten.
+    fn forget(&self, _route: &Route, _blob: &BlobId) {}
 
     /// The object, for errors.
     fn name(&self, blob: &BlobId) -> String;
@@ -114,15 +117,10 @@ impl<S: Server> Fetcher<S> {
 
     /// Asks until all of `part` has come or nothing more can be done; then, why.
     async fn fetch(&self, blob: &BlobId, part: Part, request: Request) -> (Part, Option<Error>) {
-        let mut read = Read {
-            shared: &self.shared,
-            blob,
-            request,
-            start: Instant::now(),
-            tries: Tries::new(request.priority, request.deadline, Budget::new(self.retry_limit.into())),
-            part,
-            last: None,
-        };
+        request.attempts.limit(self.retry_limit.into());
+        let tries = Tries::new(request.priority, request.deadline, request.attempts.clone());
+        let mut read =
+            Read { shared: &self.shared, blob, request, start: Instant::now(), tries, part, last: None };
         let error = read.run().await;
         (read.part, error)
     }
@@ -186,6 +184,7 @@ impl<S> Drop for Held<S> {
 
 /// A request that has ended.
 struct Ended<S> {
+    endpoint: EndpointIndex,
     held: Held<S>,
     part: Part,
     result: Result<(), Failure>,
@@ -251,10 +250,11 @@ impl<S: Server> Read<'_, S> {
             };
             match event {
                 Event::Ended(ended) => {
-                    let Ended { held, part, result } = *ended;
+                    let Ended { endpoint, held, part, result } = *ended;
                     held.report(Some(&mut self.tries), &result);
                     if part.received() >= self.part.received() {
                         self.part = part;
+                        self.request.attempts.sent_by(endpoint);
                     }
                     match result {
                         Ok(()) => {
@@ -275,24 +275,27 @@ impl<S: Server> Read<'_, S> {
 
     /// The request of a ticket. It owns all it needs: one that is overtaken goes on without us.
     fn send(&mut self, ticket: Ticket) -> BoxFuture<'static, Ended<S>> {
-        let index = ticket.endpoint().0;
+        let endpoint = ticket.endpoint();
         let needs_new_connection = ticket.needs_new_connection();
         let held = Held { shared: self.shared.clone(), ticket: Some(ticket) };
-        let (blob, request) = (self.blob.clone(), self.request);
+        let (blob, request) = (self.blob.clone(), self.request.clone());
         // What has come goes along: the request asks for the rest. A hedge begins anew.
         let mut part = self.part.take_progress();
         Box::pin(async move {
             let shared = held.shared.clone();
             let result = async {
-                let Some(route) = shared.routes.get(index) else { return Err(Failure::Late) };
+                let Some(route) = shared.routes.get(endpoint.0) else { return Err(Failure::Late) };
+                if request.attempts.avoids(endpoint) {
+                    shared.server.forget(route, &blob);
+                }
                 if needs_new_connection {
                     route.renew();
                 }
-                let answer = shared.server.ask(route, &blob, &part, request).await?;
+                let answer = shared.server.ask(route, &blob, &part, &request).await?;
                 part.fill(answer, &shared.server.name(&blob)).await
             };
             let result = result.await;
-            Ended { held, part, result }
+            Ended { endpoint, held, part, result }
         })
     }
 
