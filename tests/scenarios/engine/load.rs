@@ -239,7 +239,7 @@ impl Check {
                 for limits in [&reads.count, &reads.good].into_iter().flatten() {
                     self.limits(&format!("{at}.reads"), limits);
                 }
-                for times in [&reads.each, &reads.fastest].into_iter().flatten() {
+                for times in [&reads.each, &reads.fastest, &reads.slowest].into_iter().flatten() {
                     self.times(&format!("{at}.reads"), times);
                 }
             }

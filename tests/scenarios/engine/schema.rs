@@ -545,6 +545,9 @@ pub struct Reads {
     /// How long the fastest took.
     #[serde(default)]
     pub fastest: Option<Times>,
+    /// How long the slowest took.
+    #[serde(default)]
+    pub slowest: Option<Times>,
 }
 
 /// How a read ends.
@@ -556,9 +559,12 @@ pub enum End {
     Eio,
     #[serde(rename = "ETIMEDOUT")]
     Etimedout,
-    /// The daemon is gone.
+    /// The daemon is gone since before.
     #[serde(rename = "ENOTCONN")]
     Enotconn,
+    /// The daemon went while it was asked.
+    #[serde(rename = "ECONNABORTED")]
+    Econnaborted,
 }
 
 /// The whole tree was like its manifest.
