@@ -8,6 +8,7 @@
 //! | `fetch` | a read from its first request to its last, as [`crate::policy`] decides |
 //! | `part` | the bytes of a range, and whether an answer is one |
 //! | `failure` | why a try failed, and what that means for the next |
+//! | `watch` | what happens at an endpoint, counted and told |
 //! | `redirect` | where redirects may lead |
 //! | `signing` | the signatures of object stores |
 //! | `auth`, `challenge`, `tokens`, `credentials`, `docker_config` | who we are to a registry |
@@ -28,12 +29,15 @@ pub(crate) mod redirect;
 pub(crate) mod route;
 pub(crate) mod signing;
 pub(crate) mod tokens;
+pub(crate) mod watch;
 
 use std::sync::{Arc, Mutex};
 
 use crate::policy::budget::Rate;
 
 pub use options::{HttpOptions, Mirror, Proxy, Scheme};
+pub use tokens::TokenFetches;
+pub use watch::{EndpointStatus, TryOutcome};
 
 /// Requests a second that go past a proxy that is well.
 const BYPASS_PER_SECOND: f64 = 1.0;
@@ -50,6 +54,11 @@ impl Commons {
     /// Nothing fetched yet.
     pub fn new() -> Self {
         Self { tokens: Arc::default(), bypass: Arc::new(Mutex::new(Rate::new(BYPASS_PER_SECOND, 1.0))) }
+    }
+
+    /// How often token services were asked so far.
+    pub fn token_fetches(&self) -> TokenFetches {
+        self.tokens.fetches()
     }
 }
 
