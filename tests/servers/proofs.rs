@@ -38,7 +38,8 @@ fn client_certificates() {
     assert!(!served.is_empty() && served.iter().all(|status| *status == 206), "{served:?}");
 
     // With another authority's certificate, or without any, nothing is served.
-    let strange = Authority::new().client();
+    let other = Authority::new();
+    let strange = other.client();
     let scratch = Scratch::new();
     let mut keys = without;
     for with in [false, true] {

@@ -18,7 +18,7 @@ use nydus_tests::servers::service::Service;
 use nydus_tests::{require_mounts, require_tools};
 use serde_json::{Value, json};
 
-use crate::mounting::check;
+use crate::mounting::{check, launch_file_by_file};
 
 /// How long it may take until what is back is asked again.
 const BACK: Duration = Duration::from_secs(60);
@@ -41,10 +41,7 @@ impl Mounted {
         for (key, value) in keys.as_object().unwrap() {
             backend[key] = value.clone();
         }
-        let mut config = scratch.config(&image);
-        config.backend = Some(("registry", backend));
-        config.amplify_io = Some(0);
-        let daemon = scratch.launch(&image.bootstrap(), &config).option("--rlimit-nofile", "0").start();
+        let daemon = launch_file_by_file(&scratch, &image, backend);
         Self { registry, daemon, image, last: 0, scratch }
     }
 

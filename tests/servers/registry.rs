@@ -1,5 +1,6 @@
 //! `docker-registry`, in all the ways that it asks who reads, and leads to a bucket.
 
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use nydus_tests::servers::signed_store::SignedStore;
 use nydus_tests::{require_mounts, require_python, require_tools};
 use reqwest::Method;
 
-use crate::mounting::{check, launch};
+use crate::mounting::{check, launch_file_by_file};
 
 /// One image of each format.
 const FEW: [&str; 2] = ["v5-zstd-blake3", "v6-zstd"];
@@ -102,10 +103,12 @@ fn addresses_whose_signature_has_expired_are_signed_anew() {
     let registry = DockerRegistry::start(&Setup { bucket: Some(&store.driver()), ..Setup::default() });
     let (image, scratch) = (Image::named("v6-zstd"), Scratch::new());
     registry.push(&image);
-    let daemon = launch(&scratch, &image, Form::V1, ("registry", registry.backend())).start();
-    std::fs::read(daemon.mountpoint().join("exact1m")).unwrap();
+    let daemon = launch_file_by_file(&scratch, &image, registry.backend());
+    fs::read(daemon.mountpoint().join("many/1")).unwrap();
     let before = store.signatures();
     store.revoke();
+    // Within one second the registry would sign in the same words.
+    std::thread::sleep(Duration::from_millis(1100));
     image.manifest().assert_tree(daemon.mountpoint(), "after the signatures have expired");
     assert!(store.signed_requests().contains(&403) && store.signatures() > before);
     let stderr = daemon.stderr();
@@ -125,12 +128,8 @@ fn it_is_read_beyond_the_life_of_a_token() {
     let start = Instant::now();
     let scratches = [Scratch::new(), Scratch::new()];
     let [busy, idle] = scratches.each_ref().map(|scratch| {
-        let mut config = scratch.config(&image);
-        config.backend = Some(("registry", registry.backend()));
-        // Each file is a request of its own.
-        config.amplify_io = Some(0);
-        let daemon = scratch.launch(&image.bootstrap(), &config).option("--rlimit-nofile", "0").start();
-        std::fs::read(daemon.mountpoint().join("many/1")).unwrap();
+        let daemon = launch_file_by_file(scratch, &image, registry.backend());
+        fs::read(daemon.mountpoint().join("many/1")).unwrap();
         daemon
     });
     let first = registry.tokens().issued().first().expect("a token was fetched").clone();
@@ -145,7 +144,7 @@ fn it_is_read_beyond_the_life_of_a_token() {
         if Instant::now() > end {
             break;
         }
-        let found = std::fs::read(busy.mountpoint().join(format!("many/{number}"))).unwrap();
+        let found = fs::read(busy.mountpoint().join(format!("many/{number}"))).unwrap();
         assert_eq!(found, *image.files()[Path::new(&format!("many/{number}"))]);
         std::thread::sleep(Duration::from_millis(250));
     }
