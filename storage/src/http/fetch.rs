@@ -20,10 +20,14 @@ use super::failure::Failure;
 use super::options::HttpOptions;
 use super::part::Part;
 use super::route::{self, Route};
-use crate::backend::{BoxFuture, MAX_READ, Request};
+use super::traffic::{NoRoom, Room, Traffic};
+use super::watch::{EndpointStatus, Reason, Watch};
+use crate::backend::{BoxFuture, MAX_READ, Priority, Request};
 use crate::blob::BlobId;
-use crate::policy::endpoint::{Decision, EndpointIndex, Endpoints, Health, Outcome, Ticket};
+use crate::policy::budget::Rate;
+use crate::policy::endpoint::{Decision, EndpointIndex, Endpoints, Outcome, Ticket};
 use crate::policy::retry::Tries;
+use crate::secret::Secret;
 use crate::{Error, Result};
 
 /// Requests of one kind of server: what differs between a registry and a bucket.
@@ -43,6 +47,14 @@ pub(crate) trait Server: Send + Sync + std::fmt::Debug + 'static {
 
     /// The object, for errors.
     fn name(&self, blob: &BlobId) -> String;
+
+    /// Where objects are, for metrics and logs.
+    fn place(&self) -> &str;
+
+    /// As [`crate::backend::Backend::exchange_auth`].
+    fn exchange_auth(&self, _auth: Secret) -> Result<()> {
+        Err(Error::invalid("registry_auth", format!("only a registry takes it, not {}", self.place())))
+    }
 }
 
 /// Reads ranges of blobs from one kind of server.
@@ -59,17 +71,26 @@ struct Shared<S> {
     endpoints: Mutex<Endpoints>,
     /// Somebody who waits should ask the policy again.
     wake: Notify,
+    traffic: Arc<Traffic>,
+    /// Bytes of prefetch, if they are limited.
+    prefetch: Option<Mutex<Rate>>,
 }
 
 impl<S: Server> Fetcher<S> {
     /// Sends nothing yet. `origin` is how the origin is reached.
     pub(crate) fn new(server: S, options: &HttpOptions, origin: Way, commons: &Commons) -> Result<Self> {
-        let routes = route::routes(options, origin)?;
+        let routes = route::routes(options, origin, server.place())?;
         let settings: Vec<_> = routes.iter().map(Route::settings).collect();
         // Any number that differs between backends.
         let seed = RandomState::new().build_hasher().finish();
         let endpoints = Mutex::new(Endpoints::new(&settings, commons.bypass.clone(), seed));
-        let shared = Shared { server, routes, endpoints, wake: Notify::new() };
+        let prefetch = (options.prefetch_bandwidth > 0).then(|| {
+            let per_second = options.prefetch_bandwidth as f64;
+            // What a tenth of a second brings may come at once.
+            Mutex::new(Rate::new(per_second, per_second / 10.0))
+        });
+        let traffic = commons.traffic.clone();
+        let shared = Shared { server, routes, endpoints, wake: Notify::new(), traffic, prefetch };
         Ok(Self { shared: Arc::new(shared), retry_limit: options.retry_limit })
     }
 
@@ -78,9 +99,10 @@ impl<S: Server> Fetcher<S> {
         &self.shared.server
     }
 
-    /// What is known of each endpoint, in the order they are preferred.
-    pub(crate) fn health(&self) -> Vec<Health> {
-        self.shared.lock().health(Instant::now()).collect()
+    /// As [`crate::backend::Backend::endpoints`].
+    pub(crate) fn endpoints(&self) -> Vec<EndpointStatus> {
+        let health: Vec<_> = self.shared.lock().health(Instant::now()).collect();
+        self.shared.routes.iter().zip(health).map(|(route, health)| route.watch.status(health)).collect()
     }
 
     /// As [`crate::backend::Backend::read`].
@@ -121,7 +143,10 @@ impl<S: Server> Fetcher<S> {
         let tries = Tries::new(request.priority, request.deadline, request.attempts.clone());
         let mut read =
             Read { shared: &self.shared, blob, request, start: Instant::now(), tries, part, last: None };
-        let error = read.run().await;
+        let error = match read.prefetch_turn().await {
+            Ok(()) => read.run().await,
+            Err(error) => Some(error),
+        };
         (read.part, error)
     }
 }
@@ -129,6 +154,10 @@ impl<S: Server> Fetcher<S> {
 impl<S> Shared<S> {
     fn lock(&self) -> MutexGuard<'_, Endpoints> {
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watch(&self, endpoint: EndpointIndex) -> Option<&Watch> {
+        self.routes.get(endpoint.0).map(|route| &*route.watch)
     }
 }
 
@@ -164,9 +193,16 @@ impl<S> Held<S> {
                 None => return,
             },
         };
-        if let Some(ticket) = self.ticket.take()
-            && self.shared.lock().report(Instant::now(), ticket, tries, outcome)
-        {
+        let Some(ticket) = self.ticket.take() else { return };
+        let (now, index) = (Instant::now(), ticket.endpoint());
+        let mut endpoints = self.shared.lock();
+        let ask_again = endpoints.report(now, ticket, tries, outcome);
+        // Under the lock, so that what is told of an endpoint is told in order. A log line waits for nobody.
+        if let (Some(watch), Some(health)) = (self.shared.watch(index), endpoints.health_of(now, index)) {
+            watch.ended(now, &health, result);
+        }
+        drop(endpoints);
+        if ask_again {
             self.shared.wake.notify_waiters();
         }
     }
@@ -174,9 +210,11 @@ impl<S> Held<S> {
 
 impl<S> Drop for Held<S> {
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take()
-            && self.shared.lock().abandon(ticket)
-        {
+        let Some(ticket) = self.ticket.take() else { return };
+        if let Some(watch) = self.shared.watch(ticket.endpoint()) {
+            watch.abandoned();
+        }
+        if self.shared.lock().abandon(ticket) {
             self.shared.wake.notify_waiters();
         }
     }
@@ -215,6 +253,14 @@ impl<S: Server> Read<'_, S> {
         // When a request that says nothing gets company.
         let mut hedge: Option<Instant> = None;
         loop {
+            // A request that keeps another one company goes along with it.
+            let mut room = None;
+            if running.is_empty() {
+                room = match self.room().await {
+                    Ok(room) => Some(room),
+                    Err(error) => return Some(error),
+                };
+            }
             self.shared.ping();
             // Registered before the policy is asked, so that no change falls between the two.
             let woken = self.shared.wake.notified();
@@ -227,8 +273,9 @@ impl<S: Server> Read<'_, S> {
                 let decision = self.shared.lock().choose(Instant::now(), &mut self.tries);
                 match decision {
                     Decision::Send(ticket) => {
+                        self.tell(&ticket, is_hedge);
                         hedge = ticket.hedge_at().filter(|_| !is_hedge);
-                        running.push(self.send(ticket));
+                        running.push(self.send(ticket, room));
                         continue;
                     }
                     // The one that is under way may still answer.
@@ -239,6 +286,8 @@ impl<S: Server> Read<'_, S> {
                     Decision::GiveUp(_) => return Some(self.given_up()),
                 }
             }
+            // Who waits for an endpoint takes no room from those who do not.
+            drop(room);
             let waits = running.is_empty();
             let until = hedge.map_or(until, |hedge| hedge.min(until));
             let event = tokio::select! {
@@ -274,7 +323,7 @@ impl<S: Server> Read<'_, S> {
     }
 
     /// The request of a ticket. It owns all it needs: one that is overtaken goes on without us.
-    fn send(&mut self, ticket: Ticket) -> BoxFuture<'static, Ended<S>> {
+    fn send(&mut self, ticket: Ticket, room: Option<Room>) -> BoxFuture<'static, Ended<S>> {
         let endpoint = ticket.endpoint();
         let needs_new_connection = ticket.needs_new_connection();
         let held = Held { shared: self.shared.clone(), ticket: Some(ticket) };
@@ -295,8 +344,49 @@ impl<S: Server> Read<'_, S> {
                 part.fill(answer, &shared.server.name(&blob)).await
             };
             let result = result.await;
+            drop(room);
             Ended { endpoint, held, part, result }
         })
+    }
+
+    fn tell(&self, ticket: &Ticket, is_hedge: bool) {
+        let reason = match (is_hedge, &self.last) {
+            (true, _) => Reason::Hedge,
+            (false, Some(_)) => Reason::Retry,
+            (false, None) => Reason::First,
+        };
+        if let Some(watch) = self.shared.watch(ticket.endpoint()) {
+            watch.sent(reason);
+        }
+    }
+
+    /// Waits for room among all requests of the process.
+    async fn room(&mut self) -> Result<Room> {
+        let Request { priority, deadline, .. } = self.request;
+        let room = self.shared.traffic.enter(priority, self.part.missing(), deadline).await;
+        room.map_err(|reason| match reason {
+            NoRoom::Late => self.timed_out(),
+            NoRoom::Refused => self.put_off("too many requests wait already".to_owned()),
+        })
+    }
+
+    /// Prefetch waits until its bytes may come.
+    async fn prefetch_turn(&mut self) -> Result<()> {
+        let Some(rate) = &self.shared.prefetch else { return Ok(()) };
+        if self.request.priority != Priority::Prefetch {
+            return Ok(());
+        }
+        loop {
+            let now = Instant::now();
+            let bytes = self.part.missing() as f64;
+            let Err(until) = rate.lock().unwrap_or_else(PoisonError::into_inner).take(now, bytes) else {
+                return Ok(());
+            };
+            if until >= self.request.deadline {
+                return Err(self.put_off("prefetch is put off, its bandwidth is used up".to_owned()));
+            }
+            tokio::time::sleep_until(until.into()).await;
+        }
     }
 
     fn name(&self) -> String {
@@ -321,6 +411,10 @@ impl<S: Server> Read<'_, S> {
             Some(failure) => format!("prefetch is put off during the outage: {failure}"),
             None => "prefetch is put off during the outage".to_owned(),
         };
+        self.put_off(detail)
+    }
+
+    fn put_off(&self, detail: String) -> Error {
         Error::Unavailable { what: self.name(), source: std::io::Error::other(detail) }
     }
 }

@@ -249,7 +249,11 @@ async fn abandoned_reads_give_their_place_back() {
             () = started => {}
         }
     }
-    assert!(registry.health().iter().all(|endpoint| endpoint.in_flight == 0), "{:?}", registry.health());
+    assert!(
+        registry.endpoints().iter().all(|endpoint| endpoint.health.in_flight == 0),
+        "{:?}",
+        registry.endpoints()
+    );
     read(&registry, 0, 10).await.unwrap();
 }
 
@@ -272,6 +276,28 @@ async fn requests_at_once_are_bounded() {
     }
     // A few more than requests: one may be opened while another becomes free.
     assert!(double.connections() <= 80, "{} connections", double.connections());
+}
+
+#[tokio::test]
+async fn prefetch_has_a_bandwidth_and_readers_have_none() {
+    let double = server(|_, seen| Reply::range(&content(SIZE), seen)).await;
+    let mut config = config(&double);
+    config.http.prefetch_bandwidth = 10_000;
+    let registry = open(config);
+    let prefetch = Request { priority: Priority::Prefetch, ..on_demand() };
+    let start = Instant::now();
+    for _ in 0..4 {
+        registry.read(&blob(), 0, 1000, prefetch.clone()).await.unwrap();
+    }
+    let took = start.elapsed();
+    // The first two come at once, each of the others after a tenth of a second.
+    assert!(took >= Duration::from_millis(190), "{took:?}");
+    let start = Instant::now();
+    registry.read(&blob(), 0, 1000, on_demand()).await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(90), "{:?}", start.elapsed());
+    let hopeless = Request { deadline: Instant::now() + Duration::from_millis(10), ..prefetch };
+    let error = registry.read(&blob(), 0, 1000, hopeless).await.unwrap_err();
+    assert!(error.to_string().contains("put off"), "{error}");
 }
 
 #[tokio::test]
