@@ -43,7 +43,8 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     if !scenarios.is_empty() {
         let results = Stage::new(arguments).play(&scenarios);
         // A scenario that was run twice has to be good twice.
-        let is_bad = |loaded: &&Loaded| results.iter().any(|(name, is_good)| *name == loaded.name && !is_good);
+        let is_bad =
+            |loaded: &&Loaded| results.iter().any(|(name, is_good)| *name == loaded.name && !is_good);
         let bad = scenarios.iter().filter(is_bad).count();
         (passed, failed) = (scenarios.len() - bad, failed + bad);
         let seconds = begin.elapsed().as_secs_f64();
@@ -173,7 +174,10 @@ impl<'a> Stage<'a> {
             command.arg("--without-faults");
         }
         command.env("NYDUSD_BIN", &self.nydusd).env(UNPACKED, &self.fixtures).env("TMPDIR", &dir);
-        command.stdin(Stdio::null()).stderr(output.try_clone().map_err(|error| error.to_string())?).stdout(output);
+        command
+            .stdin(Stdio::null())
+            .stderr(output.try_clone().map_err(|error| error.to_string())?)
+            .stdout(output);
         let mut child = command.spawn().map_err(|error| format!("unshare: {error}"))?;
         let limit = run.loaded.scenario.limit.0 + GRACE;
         let end = Instant::now() + limit;
