@@ -215,7 +215,12 @@ impl Check {
             Action::Config(patch) if !patch.is_object() => {
                 self.fail(at, "not a table; expected keys to replace")
             }
-            Action::Dns(_) | Action::Link(_) | Action::Disk(_) | Action::Process(_) | Action::Config(_) => {}
+            Action::Dns(_)
+            | Action::Link(_)
+            | Action::Disk(_)
+            | Action::Cache(_)
+            | Action::Process(_)
+            | Action::Config(_) => {}
         }
     }
 

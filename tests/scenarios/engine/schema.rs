@@ -138,6 +138,8 @@ pub enum Action {
     Link(Link),
     /// The disk of the cache has only so much room left.
     Disk(Disk),
+    /// What is in the cache directory.
+    Cache(Cache),
     /// A daemon is killed or stopped.
     Process(Process),
     /// Configurations of daemons that start from now on; keys are replaced, `null` removes one.
@@ -367,6 +369,20 @@ pub struct Disk {
     /// Bytes that stay free; absent: all.
     #[serde(default)]
     pub leaves: Option<Size>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cache {
+    pub is: Contents,
+}
+
+/// What becomes of the files in the cache directory.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Contents {
+    /// They lose their names; who has them open keeps them.
+    Removed,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -16,7 +16,7 @@ use crate::judge;
 use crate::reads::{self, Reading};
 use crate::record::{Ledger, Mark, ReadSeen, Record};
 use crate::sandbox;
-use crate::schema::{Action, Expect, Fate, Mount, Process, Read, Scenario, Signal, Step, Until};
+use crate::schema::{Action, Contents, Expect, Fate, Mount, Process, Read, Scenario, Signal, Step, Until};
 use crate::server::answer::{AUTH, PASSWORD};
 use crate::server::tls::Authorities;
 use crate::server::town::{Blobs, Town};
@@ -217,6 +217,9 @@ impl World {
             Action::Dns(dns) => self.names.set(&dns.name, dns.is.clone()),
             Action::Link(link) => sandbox::limit_link(link.rate)?,
             Action::Disk(disk) => sandbox::fill_disk(&self.dir.join("cache"), disk.leaves)?,
+            Action::Cache(cache) => match cache.is {
+                Contents::Removed => sandbox::remove_files(&self.dir.join("cache"))?,
+            },
             Action::Process(process) => self.signal(process)?,
             Action::Config(change) => patch(&mut self.config, change),
         }
