@@ -13,13 +13,14 @@ use rafs::{Bootstrap, OpenOptions, Version};
 use storage::backend::http_proxy::HttpProxy;
 use storage::backend::localdisk::{LocalDisk, LocalDiskConfig};
 use storage::backend::localfs::{LocalFs, LocalFsConfig};
+use storage::backend::measured::Measured;
 use storage::backend::oss::Oss;
 use storage::backend::registry::Registry;
 use storage::backend::s3::S3;
 use storage::backend::{Backend, Priority, Request};
 use storage::blob::{BlobDescription, BlobFeatures};
 use storage::digest::Digest;
-use storage::http::Commons;
+use storage::http::{Commons, TokenFetches};
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
@@ -39,10 +40,17 @@ pub struct Image {
     pub filesystem: Arc<Filesystem>,
     /// Where its chunks are kept.
     pub cache: Arc<BlobCache>,
+    /// Where they come from.
+    pub backend: Arc<Measured>,
     /// The configuration, without secrets.
     pub config: serde_json::Value,
     /// When it was opened.
     pub since: SystemTime,
+}
+
+/// How often the backends of all mounts asked token services.
+pub fn token_fetches() -> TokenFetches {
+    COMMONS.token_fetches()
 }
 
 impl Image {
@@ -67,7 +75,7 @@ impl Image {
         if bootstrap.version() == Version::V6 && work_dir.is_none() {
             bail!("RAFS v6 needs a local cache: set cache.type to \"blobcache\" and its work_dir");
         }
-        let backend = open_backend(config.backend()?)?;
+        let backend = Arc::new(Measured::new(open_backend(config.backend()?)?));
         let cache = BlobCache::open(cache_options(cache, rafs)?, backend.clone(), runtime.clone())?;
         let mut blobs = Vec::with_capacity(bootstrap.blobs().len());
         for description in bootstrap.blobs() {
@@ -85,6 +93,7 @@ impl Image {
         Ok(Self {
             filesystem: Arc::new(filesystem),
             cache,
+            backend,
             config: config.to_daemon_info(),
             since: SystemTime::now(),
         })
