@@ -219,8 +219,12 @@ impl control::Daemon for Daemon {
         let mounts = self.image().map(|image| {
             metrics::Mount::new(ROOT, image.filesystem.reads(), image.cache.clone(), image.backend.clone())
         });
-        let token_fetches = mounts::token_fetches();
-        metrics::exposition(metrics::Sources { mounts: mounts.into_iter().collect(), token_fetches })
+        let commons = mounts::commons();
+        metrics::exposition(metrics::Sources {
+            mounts: mounts.into_iter().collect(),
+            load: commons.load(),
+            token_fetches: commons.token_fetches(),
+        })
     }
 
     fn settings(&self) -> BTreeMap<String, BTreeSet<&'static str>> {

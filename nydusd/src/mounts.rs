@@ -20,7 +20,7 @@ use storage::backend::s3::S3;
 use storage::backend::{Backend, Priority, Request};
 use storage::blob::{BlobDescription, BlobFeatures};
 use storage::digest::Digest;
-use storage::http::{Commons, TokenFetches};
+use storage::http::Commons;
 use tokio::runtime::Handle;
 use tracing::{info, warn};
 
@@ -48,9 +48,9 @@ pub struct Image {
     pub since: SystemTime,
 }
 
-/// How often the backends of all mounts asked token services.
-pub fn token_fetches() -> TokenFetches {
-    COMMONS.token_fetches()
+/// What the backends of all mounts share.
+pub fn commons() -> &'static Commons {
+    &COMMONS
 }
 
 impl Image {
@@ -75,7 +75,11 @@ impl Image {
         if bootstrap.version() == Version::V6 && work_dir.is_none() {
             bail!("RAFS v6 needs a local cache: set cache.type to \"blobcache\" and its work_dir");
         }
-        let backend = Arc::new(Measured::new(open_backend(config.backend()?)?));
+        let mut place = config.backend()?.clone();
+        if let (Some(http), Some(limit)) = (place.http_mut(), cache.prefetch.bandwidth()) {
+            http.prefetch_bandwidth = limit.into();
+        }
+        let backend = Arc::new(Measured::new(open_backend(&place)?));
         let cache = BlobCache::open(cache_options(cache, rafs)?, backend.clone(), runtime.clone())?;
         let mut blobs = Vec::with_capacity(bootstrap.blobs().len());
         for description in bootstrap.blobs() {
@@ -85,7 +89,7 @@ impl Image {
             blobs.push(cache.blob(description.clone(), bootstrap.clone())?);
         }
         // A place far away may be down now and back when something is read: only reads wait for it.
-        if config.backend()?.is_local() {
+        if place.is_local() {
             runtime.block_on(check_local_blobs(bootstrap.blobs(), &blobs, backend.as_ref()))?;
         }
         info!("RAFS filesystem imported");
@@ -155,13 +159,13 @@ async fn check_local_blobs(
     backend: &dyn Backend,
 ) -> Result<()> {
     let deadline = Instant::now() + LOCAL_CHECK;
-    let request = Request { priority: Priority::OnDemand, deadline };
+    let request = Request::new(Priority::OnDemand, deadline);
     for (description, blob) in descriptions.iter().zip(blobs) {
         if blob.is_complete() {
             continue;
         }
         let checked = async {
-            let size = backend.size(&description.id, request).await?;
+            let size = backend.size(&description.id, request.clone()).await?;
             check_size(description, size)?;
             blob.load_chunk_table(deadline).await?;
             anyhow::Ok(())

@@ -102,7 +102,7 @@ impl Server for Repository {
         route: &'a Route,
         blob: &'a BlobId,
         range: &'a Part,
-        request: Request,
+        request: &'a Request,
     ) -> BoxFuture<'a, Result<Answer, Failure>> {
         Box::pin(async move {
             if let Some(target) = self.targets.get(route.index, blob) {
@@ -118,6 +118,10 @@ impl Server for Repository {
             }
             self.ask_registry(route, blob, range, request).await
         })
+    }
+
+    fn forget(&self, route: &Route, blob: &BlobId) {
+        self.targets.remove(route.index, blob);
     }
 
     fn name(&self, blob: &BlobId) -> String {
@@ -141,7 +145,7 @@ impl Repository {
         target: &Url,
         blob: &BlobId,
         range: &Part,
-        request: Request,
+        request: &Request,
     ) -> Result<Option<Answer>, Failure> {
         let answer = route.send(foreign(target.clone(), range, request), request.priority).await?;
         match answer.status().as_u16() {
@@ -157,7 +161,7 @@ impl Repository {
         route: &Route,
         blob: &BlobId,
         range: &Part,
-        request: Request,
+        request: &Request,
     ) -> Result<Answer, Failure> {
         let what = self.name(blob);
         let mut address = self.base.clone();
@@ -199,7 +203,7 @@ impl Repository {
         start: &Url,
         proof: Option<&HeaderValue>,
         range: &Part,
-        request: Request,
+        request: &Request,
     ) -> Call {
         let mut call = foreign(url.clone(), range, request);
         if is_same_place(url, start) {
@@ -216,7 +220,7 @@ impl Repository {
     }
 }
 
-fn foreign(url: Url, range: &Part, request: Request) -> Call {
+fn foreign(url: Url, range: &Part, request: &Request) -> Call {
     let mut call = Call::get(url, request.deadline);
     call.is_foreign = true;
     call.headers.insert(RANGE, range.header());

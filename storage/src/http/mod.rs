@@ -6,6 +6,7 @@
 //! | `client` | connections and TLS; the time without progress |
 //! | `route` | endpoints: mirrors or a proxy, then the origin |
 //! | `fetch` | a read from its first request to its last, as [`crate::policy`] decides |
+//! | `traffic` | how much the whole process has under way |
 //! | `part` | the bytes of a range, and whether an answer is one |
 //! | `failure` | why a try failed, and what that means for the next |
 //! | `watch` | what happens at an endpoint, counted and told |
@@ -29,6 +30,7 @@ pub(crate) mod redirect;
 pub(crate) mod route;
 pub(crate) mod signing;
 pub(crate) mod tokens;
+pub(crate) mod traffic;
 pub(crate) mod watch;
 
 use std::sync::{Arc, Mutex};
@@ -37,23 +39,34 @@ use crate::policy::budget::Rate;
 
 pub use options::{HttpOptions, Mirror, Proxy, Scheme};
 pub use tokens::TokenFetches;
+pub use traffic::Load;
 pub use watch::{EndpointStatus, TryOutcome};
 
 /// Requests a second that go past a proxy that is well.
 const BYPASS_PER_SECOND: f64 = 1.0;
 
-/// What the backends of a process share: tokens, so that the mounts of one repository fetch one, and the rate at which
-/// reads may go past a proxy that is well.
+/// What the backends of a process share: tokens, so that the mounts of one repository fetch one, room for requests and
+/// their bytes, and the rate at which reads may go past a proxy that is well.
 #[derive(Clone, Debug)]
 pub struct Commons {
     pub(crate) tokens: Arc<tokens::Tokens>,
     pub(crate) bypass: Arc<Mutex<Rate>>,
+    pub(crate) traffic: Arc<traffic::Traffic>,
 }
 
 impl Commons {
     /// Nothing fetched yet.
     pub fn new() -> Self {
-        Self { tokens: Arc::default(), bypass: Arc::new(Mutex::new(Rate::new(BYPASS_PER_SECOND, 1.0))) }
+        Self {
+            tokens: Arc::default(),
+            bypass: Arc::new(Mutex::new(Rate::new(BYPASS_PER_SECOND, 1.0))),
+            traffic: Arc::default(),
+        }
+    }
+
+    /// What is under way now, in all backends together.
+    pub fn load(&self) -> Load {
+        self.traffic.load()
     }
 
     /// How often token services were asked so far.

@@ -263,6 +263,22 @@ async fn a_redirect_is_remembered_until_it_is_refused() {
 }
 
 #[tokio::test]
+async fn a_place_that_sent_wrong_bytes_is_not_remembered() {
+    let store = Double::new(serve).await;
+    let location = format!("http://localhost:{}/store", store.addr.port());
+    let registry = Double::new(move |_| Reply::new(307, "").with("location", location.clone())).await;
+    let backend = open(config(&registry));
+    let request = crate::setup::on_demand();
+    for _ in 0..2 {
+        backend.read(&blob(), 0, 1, request.clone()).await.unwrap();
+    }
+    assert_eq!((registry.seen().len(), store.seen().len()), (1, 2), "it is remembered while it is right");
+    request.attempts.were_wrong();
+    backend.read(&blob(), 0, 1, request).await.unwrap();
+    assert_eq!((registry.seen().len(), store.seen().len()), (2, 3));
+}
+
+#[tokio::test]
 async fn a_fresh_redirect_that_is_refused_is_denied() {
     let store = Double::new(|_| Reply::new(403, "<Code>SignatureDoesNotMatch</Code>")).await;
     let url = store.url();

@@ -71,6 +71,30 @@ pub(super) static FAMILIES: &[Family] = &[
             to.counter(&[("result", "failed")], fetches.failed)
         }),
     },
+    Family {
+        name: "requests_in_flight",
+        unit: NO_UNIT,
+        kind: GAUGE,
+        help: "Requests for blobs under way, of all mounts together.",
+        samples: OfProcess(|sources, to| to.gauge(&[], sources.load.requests as f64)),
+    },
+    Family {
+        name: "requests_in_flight",
+        unit: BYTES,
+        kind: GAUGE,
+        help: "Bytes that the requests under way will bring, of all mounts together.",
+        samples: OfProcess(|sources, to| to.gauge(&[], sources.load.bytes as f64)),
+    },
+    Family {
+        name: "requests_waiting",
+        unit: NO_UNIT,
+        kind: GAUGE,
+        help: "Requests for blobs that wait until the process has fewer under way, of readers (on_demand) and of prefetch.",
+        samples: OfProcess(|sources, to| {
+            to.gauge(&[("priority", "on_demand")], sources.load.waiting_on_demand as f64)?;
+            to.gauge(&[("priority", "prefetch")], sources.load.waiting_prefetch as f64)
+        }),
+    },
     // What containers see.
     Family {
         name: "reads_ready",
@@ -435,6 +459,9 @@ impl Labelled<'_, '_> {
 
     fn gauge(&mut self, labels: &[(&'static str, &str)], value: f64) -> fmt::Result {
         let labels = [&self.labels, labels].concat();
+        if labels.is_empty() {
+            return self.metric.encode_gauge(&value);
+        }
         self.metric.encode_family(&labels)?.encode_gauge(&value)
     }
 

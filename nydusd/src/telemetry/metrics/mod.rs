@@ -17,7 +17,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use storage::backend::Backend as _;
 use storage::backend::measured::Measured;
-use storage::http::{EndpointStatus, TokenFetches};
+use storage::http::{EndpointStatus, Load, TokenFetches};
 
 pub use reads::{Reads, Tally, Wait, WaitEnding};
 
@@ -48,6 +48,8 @@ impl Mount {
 pub struct Sources {
     /// Mounted images.
     pub mounts: Vec<Mount>,
+    /// What all backends have under way together.
+    pub load: Load,
     /// How often token services were asked.
     pub token_fetches: TokenFetches,
 }

@@ -72,7 +72,7 @@ impl Backend for Fake {
 
 async fn sources() -> Sources {
     let backend = Arc::new(Measured::new(Arc::new(Fake)));
-    let request = Request { priority: Priority::OnDemand, deadline: Instant::now() + Duration::from_secs(9) };
+    let request = Request::new(Priority::OnDemand, Instant::now() + Duration::from_secs(9));
     let blob = BlobId::new(&"a1".repeat(32)).unwrap();
     backend.read(&blob, 0, 4, request).await.unwrap();
     let options = CacheOptions::new(CacheStorage::None).unwrap();
@@ -81,7 +81,8 @@ async fn sources() -> Sources {
     reads.tally().bump();
     reads.wait().end(WaitEnding::TimedOut);
     let mount = Mount::new("/", reads, cache, backend);
-    Sources { mounts: vec![mount], token_fetches: TokenFetches { given: 1, denied: 2, failed: 3 } }
+    let load = Load { requests: 5, bytes: 6, waiting_on_demand: 7, waiting_prefetch: 8 };
+    Sources { mounts: vec![mount], load, token_fetches: TokenFetches { given: 1, denied: 2, failed: 3 } }
 }
 
 /// Samples by their names, labels and value as they stand there.
@@ -95,6 +96,9 @@ async fn numbers_are_shown_where_they_belong() {
     let samples = samples(&text);
     for (sample, value) in [
         (r#"nydusd_token_fetches_total{result="denied"}"#, "2"),
+        ("nydusd_requests_in_flight", "5.0"),
+        ("nydusd_requests_in_flight_bytes", "6.0"),
+        (r#"nydusd_requests_waiting{priority="prefetch"}"#, "8.0"),
         (r#"nydusd_reads_ready_total{mountpoint="/"}"#, "1"),
         (r#"nydusd_reads_waited_total{mountpoint="/",result="timed_out"}"#, "1"),
         (r#"nydusd_reads_waited_total{mountpoint="/",result="data"}"#, "0"),
@@ -164,7 +168,7 @@ async fn every_metric_is_documented_and_every_documented_metric_is_there() {
             let cells: Vec<_> = row.split(" | ").map(str::trim).collect();
             let [name, kind, labels, meaning] = cells[..] else { panic!("four cells: {row}") };
             assert!(meaning.len() > 12, "{name} is explained");
-            (format!("nydusd_{}", name.trim_end_matches('`')), kind.to_owned(), labels.to_owned())
+            (format!("nydusd_{}", name.trim_end_matches('`')), kind.to_owned(), labels.replace('–', ""))
         })
         .collect();
     let exported = exported().await;
@@ -222,7 +226,7 @@ async fn a_mount_without_endpoints_and_no_mount_at_all_are_shown_too() {
     assert!(nothing.contains("# TYPE nydusd_reads_ready counter\n"), "{nothing}");
     assert!(nothing.ends_with("# EOF\n") && !nothing.contains("mountpoint="), "{nothing}");
     let mount = Mount::new("/", mount.reads, mount.cache, Arc::new(Measured::new(Arc::new(Local))));
-    let local = exposition(Sources { mounts: vec![mount], token_fetches: TokenFetches::default() });
+    let local = exposition(Sources { mounts: vec![mount], ..sources });
     assert!(local.contains("mountpoint=") && !local.contains("endpoint="), "{local}");
 }
 

@@ -34,7 +34,7 @@ fn blob() -> BlobId {
 }
 
 fn request() -> Request {
-    Request { priority: Priority::OnDemand, deadline: Instant::now() + Duration::from_secs(60) }
+    Request::new(Priority::OnDemand, Instant::now() + Duration::from_secs(60))
 }
 
 fn counts<const N: usize>(counters: &[Counter; N]) -> [u64; N] {

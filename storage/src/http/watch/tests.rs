@@ -2,7 +2,7 @@ use std::io::{self, Write};
 
 use super::*;
 use crate::policy::endpoint::{EndpointIndex, EndpointSettings, Endpoints, Outcome};
-use crate::policy::{budget::Rate, retry};
+use crate::policy::{attempts::Attempts, budget::Rate, retry};
 
 /// What is logged.
 #[derive(Clone, Default)]
@@ -43,8 +43,8 @@ impl Endpoint {
     /// One try, as soon as the policy allows one.
     fn attempt(&mut self, result: Result<(), Failure>) {
         let deadline = self.now + Duration::from_secs(3600);
-        let budget = retry::Budget::new(0);
-        let mut tries = retry::Tries::new(crate::backend::Priority::OnDemand, deadline, budget);
+        let attempts = Attempts::new();
+        let mut tries = retry::Tries::new(crate::backend::Priority::OnDemand, deadline, attempts);
         let ticket = loop {
             match self.endpoints.choose(self.now, &mut tries) {
                 crate::policy::endpoint::Decision::Send(ticket) => break ticket,
