@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::record::{Outcome, ReadSeen, Record, RequestSeen};
 use crate::schema::{
-    Connections, Elapsed, End, Expect, Kind, Limits, Log, Reads, Requests, SampleIs, Secrets, Spans, Times, TreeIs,
-    Tried, Window,
+    Connections, Elapsed, End, Expect, Kind, Limits, Log, Reads, Requests, SampleIs, Secrets, Spans, Times,
+    TreeIs, Tried, Window,
 };
 
 /// How many differences are told.
@@ -27,7 +27,9 @@ pub fn judge(expect: &Expect, record: &Record) -> Verdict {
             None => Err(format!("the tree {of:?} was never listed")),
             Some(Err(error)) => Err(format!("the tree {of:?}: {error}")),
             Some(Ok(found)) => match record.model.differences(found) {
-                differences if differences.is_empty() => Ok(format!("{} entries as they should be", found.count())),
+                differences if differences.is_empty() => {
+                    Ok(format!("{} entries as they should be", found.count()))
+                }
                 differences => Err(format!("the tree {of:?} differs: {differences}")),
             },
         },
@@ -37,7 +39,11 @@ pub fn judge(expect: &Expect, record: &Record) -> Verdict {
         }
         Expect::Connections(connections) => {
             let count = connections_of(connections, record).count();
-            number(&connections.count, count as f64, &format!("connections to {:?}", connections.server.all()))
+            number(
+                &connections.count,
+                count as f64,
+                &format!("connections to {:?}", connections.server.all()),
+            )
         }
         Expect::Tried(tried) => number(&tried.count, tried_in(tried, record)? as f64, "connections begun"),
         Expect::Elapsed(Elapsed { during, time }) => {
@@ -65,6 +71,34 @@ pub fn judge(expect: &Expect, record: &Record) -> Verdict {
     }
 }
 
+/// What must never be, whatever a scenario expects.
+pub fn never(record: &Record) -> Vec<String> {
+    let mut problems = Vec::new();
+    for read in &record.reads {
+        match &read.result {
+            Outcome::Hangs => {
+                problems.push(format!("{:?}: {} hangs after {:?}", read.of, read.path, read.took))
+            }
+            Outcome::Data(digest) if right(record, &read.path) != Some(digest) => {
+                problems.push(format!("{:?}: {}: WRONG BYTES", read.of, read.path));
+            }
+            Outcome::Data(_) | Outcome::Error(_) => {}
+        }
+    }
+    // A panic, and a key of the configuration that a scenario has misspelt.
+    let is_bad = |line: &&String| ["panicked", "unknown key"].iter().any(|word| line.contains(word));
+    problems.extend(record.log.iter().filter(is_bad).map(|line| format!("the log says: {line}")));
+    problems.extend(secrets_told(record).into_iter().map(|told| format!("a secret is told: {told}")));
+    problems
+}
+
+fn right<'a>(record: &'a Record, path: &str) -> Option<&'a String> {
+    match record.model.get(path)?.get("sha256")? {
+        Value::String(digest) => Some(digest),
+        _ => None,
+    }
+}
+
 /// The reads of a step.
 pub fn reads_of<'a>(name: &'a str, record: &'a Record) -> impl Iterator<Item = &'a ReadSeen> {
     record.reads.iter().filter(move |read| read.of == name)
@@ -77,6 +111,7 @@ pub fn errno(end: End) -> Option<i32> {
         End::Eio => Some(nix::libc::EIO),
         End::Etimedout => Some(nix::libc::ETIMEDOUT),
         End::Enotconn => Some(nix::libc::ENOTCONN),
+        End::Econnaborted => Some(nix::libc::ECONNABORTED),
     }
 }
 
@@ -92,11 +127,14 @@ fn judge_reads(expect: &Reads, record: &Record) -> Verdict {
             Outcome::Hangs => problems.push(format!("{} hangs after {:?}", read.path, read.took)),
             Outcome::Data(digest) => {
                 good += 1;
-                let right = record.model.get(&read.path).and_then(|entry| entry["sha256"].as_str());
+                let right = right(record, &read.path);
                 if right != Some(digest) {
                     problems.push(format!("{}: WRONG BYTES, {digest} and not {right:?}", read.path));
                 } else if expect.end.as_ref().is_some_and(|ends| !fits(ends, None)) {
-                    problems.push(format!("{}: came after {:?}, expected {:?}", read.path, read.took, expect.end));
+                    problems.push(format!(
+                        "{}: came after {:?}, expected {:?}",
+                        read.path, read.took, expect.end
+                    ));
                 }
             }
             Outcome::Error(error) => {
@@ -116,6 +154,9 @@ fn judge_reads(expect: &Reads, record: &Record) -> Verdict {
     let slowest = seen.iter().map(|read| read.took).max().unwrap_or_default();
     if let Some(times) = &expect.fastest {
         problems.extend(span(times, fastest, "the fastest").err());
+    }
+    if let Some(times) = &expect.slowest {
+        problems.extend(span(times, slowest, "the slowest").err());
     }
     if let Some(limits) = &expect.count {
         problems.extend(number(limits, seen.len() as f64, "reads").err());
@@ -160,7 +201,8 @@ fn span(times: &Times, found: Duration, what: &str) -> Verdict {
 
 /// From and to.
 pub fn window(during: &Window, record: &Record) -> (Instant, Instant) {
-    let at = |name: &Option<String>| name.as_ref().and_then(|name| record.marks.get(name)).map(|mark| mark.at);
+    let at =
+        |name: &Option<String>| name.as_ref().and_then(|name| record.marks.get(name)).map(|mark| mark.at);
     // A mark that has not come yet when something is waited for lies in the future.
     (at(&during.from).unwrap_or(record.start), at(&during.to).unwrap_or(record.end))
 }
@@ -212,7 +254,7 @@ pub fn says(expect: &Log, line: &str) -> bool {
     expect.says.iter().all(|text| line.contains(&text.to_lowercase()))
 }
 
-fn judge_secrets(expect: &Secrets, record: &Record) -> Verdict {
+fn secrets_told(record: &Record) -> Vec<String> {
     let spans = record.spans.iter().flat_map(|span| {
         let told = span.attributes.values().map(|text| ("a span", text.as_str()));
         told.chain([("a span", span.name.as_str())])
@@ -225,14 +267,22 @@ fn judge_secrets(expect: &Secrets, record: &Record) -> Verdict {
             told.push(format!("{secret:?} in {place}: {text}"));
         }
     }
+    told
+}
+
+fn judge_secrets(expect: &Secrets, record: &Record) -> Verdict {
     if record.log.is_empty() {
         return Err("nothing was logged at all".into());
     }
     if record.secrets.len() < expect.known {
-        return Err(format!("{} secrets are known; expected at least {}", record.secrets.len(), expect.known));
+        return Err(format!(
+            "{} secrets are known; expected at least {}",
+            record.secrets.len(),
+            expect.known
+        ));
     }
     let said = format!("{} secrets, {} lines", record.secrets.len(), record.log.len());
-    self::told("secrets", &told, said)
+    told("secrets", &secrets_told(record), said)
 }
 
 fn judge_sample(expect: &SampleIs, record: &Record) -> Verdict {
@@ -241,7 +291,8 @@ fn judge_sample(expect: &SampleIs, record: &Record) -> Verdict {
     };
     let found: Vec<String> = match (&expect.pointer, &expect.series) {
         (Some(pointer), _) => {
-            let json: Value = serde_json::from_str(text).map_err(|error| format!("{}: {error}", expect.of))?;
+            let json: Value =
+                serde_json::from_str(text).map_err(|error| format!("{}: {error}", expect.of))?;
             json.pointer(pointer).map(plain).into_iter().collect()
         }
         (None, Some(series)) => {
@@ -275,7 +326,9 @@ pub fn is_series(line: &str, series: &str, expect: &SampleIs) -> bool {
 }
 
 fn value_of(line: &str) -> Option<String> {
-    let rest = line.rsplit_once('}').map_or_else(|| line.split_once(' ').map(|(_, rest)| rest), |(_, rest)| Some(rest));
+    let rest = line
+        .rsplit_once('}')
+        .map_or_else(|| line.split_once(' ').map(|(_, rest)| rest), |(_, rest)| Some(rest));
     rest?.split_whitespace().next().map(str::to_owned)
 }
 

@@ -58,7 +58,8 @@ pub fn limit_link(rate: Option<Size>) -> anyhow::Result<()> {
     };
     run("ip", &["link", "set", "lo", "mtu", MTU])?;
     let bits = format!("{}bit", rate.saturating_mul(8));
-    let words = ["qdisc", "replace", "dev", "lo", "root", "tbf", "rate", &bits, "burst", "32kb", "latency", "400ms"];
+    let words =
+        ["qdisc", "replace", "dev", "lo", "root", "tbf", "rate", &bits, "burst", "32kb", "latency", "400ms"];
     run("tc", &words)
 }
 
@@ -87,6 +88,17 @@ pub fn fill_disk(dir: &Path, leaves: Option<Size>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Removes the files of a directory.
+pub fn remove_files(dir: &Path) -> anyhow::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_file() {
+            fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
 /// Connections that were begun in this network, whatever became of them.
 pub fn connections_tried() -> anyhow::Result<u64> {
     let table = fs::read_to_string("/proc/self/net/snmp")?;
@@ -101,7 +113,12 @@ fn run(program: &str, words: &[&str]) -> anyhow::Result<()> {
     let program = requirements::tool(program).with_context(|| format!("{program} is not installed"))?;
     let output = Command::new(&program).args(words).stdin(Stdio::null()).output()?;
     if !output.status.success() {
-        bail!("{} {}: {}", program.display(), words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{} {}: {}",
+            program.display(),
+            words.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }

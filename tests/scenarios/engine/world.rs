@@ -16,7 +16,7 @@ use crate::judge;
 use crate::reads::{self, Reading};
 use crate::record::{Ledger, Mark, ReadSeen, Record};
 use crate::sandbox;
-use crate::schema::{Action, Expect, Fate, Mount, Process, Read, Scenario, Signal, Step, Until};
+use crate::schema::{Action, Contents, Expect, Fate, Mount, Process, Read, Scenario, Signal, Step, Until};
 use crate::server::answer::{AUTH, PASSWORD};
 use crate::server::tls::Authorities;
 use crate::server::town::{Blobs, Town};
@@ -163,8 +163,9 @@ impl World {
                 self.trees.insert(tree.name.clone(), found);
             }
             Step::Join(join) => {
-                let (ended, others) =
-                    std::mem::take(&mut self.readings).into_iter().partition(|reading| reading.name() == join.read);
+                let (ended, others) = std::mem::take(&mut self.readings)
+                    .into_iter()
+                    .partition(|reading| reading.name() == join.read);
                 self.readings = others;
                 let ended: Vec<Reading> = ended;
                 for reading in ended {
@@ -216,6 +217,9 @@ impl World {
             Action::Dns(dns) => self.names.set(&dns.name, dns.is.clone()),
             Action::Link(link) => sandbox::limit_link(link.rate)?,
             Action::Disk(disk) => sandbox::fill_disk(&self.dir.join("cache"), disk.leaves)?,
+            Action::Cache(cache) => match cache.is {
+                Contents::Removed => sandbox::remove_files(&self.dir.join("cache"))?,
+            },
             Action::Process(process) => self.signal(process)?,
             Action::Config(change) => patch(&mut self.config, change),
         }
@@ -233,7 +237,8 @@ impl World {
         }
         let root = self.root(name);
         std::fs::create_dir_all(&root)?;
-        let (config, socket) = (self.dir.join(format!("config-{name}")), self.dir.join(format!("api-{name}.sock")));
+        let (config, socket) =
+            (self.dir.join(format!("config-{name}")), self.dir.join(format!("api-{name}.sock")));
         let mut filled = self.config.clone();
         let ca = self.authorities.file().to_string_lossy().into_owned();
         let dir = self.dir.to_string_lossy().into_owned();
