@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use storage::backend::Backend;
 use storage::blob::{BlobDescription, BlobId, DigestSource};
+use storage::metrics::Gauge;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -30,6 +31,17 @@ pub struct BlobCache {
     shared: Arc<Shared>,
 }
 
+/// How much of the memory budget of a cache is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// All there is.
+    pub limit_bytes: u64,
+    /// Held by what is being fetched, decoded or written.
+    pub used_bytes: u64,
+    /// Requests that wait for a share.
+    pub waiting: u64,
+}
+
 impl fmt::Debug for BlobCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BlobCache").field("storage", &self.shared.options.storage).finish_non_exhaustive()
@@ -48,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     budget: Arc<Semaphore>,
     budget_pieces: u32,
+    /// Requests that wait for a share.
+    budget_waiting: Gauge,
     /// Kept while anybody uses them, or they have something that is not durable.
     shelves: Mutex<HashMap<BlobId, Arc<Shelf>>>,
 }
@@ -78,6 +92,7 @@ impl BlobCache {
             metrics: Metrics::default(),
             budget: Arc::new(Semaphore::new(budget_pieces as usize)),
             budget_pieces,
+            budget_waiting: Gauge::default(),
             shelves: Mutex::default(),
             options,
             runtime,
@@ -123,6 +138,17 @@ impl BlobCache {
         &self.shared.metrics
     }
 
+    /// What of the memory budget is used now.
+    pub fn memory_use(&self) -> MemoryUse {
+        let shared = &self.shared;
+        let free = shared.budget.available_permits() as u64;
+        MemoryUse {
+            limit_bytes: u64::from(shared.budget_pieces) * BUDGET_PIECE,
+            used_bytes: u64::from(shared.budget_pieces).saturating_sub(free) * BUDGET_PIECE,
+            waiting: shared.budget_waiting.get(),
+        }
+    }
+
     /// Makes everything durable that is in the cache now. Gives up at `deadline`; the first failure is returned, the
     /// other blobs are flushed all the same. Polled on the cache's runtime.
     pub async fn flush(&self, deadline: Instant) -> Result<()> {
@@ -156,6 +182,7 @@ impl Shared {
     pub(crate) async fn budget(&self, bytes: u64, deadline: Instant) -> Result<OwnedSemaphorePermit> {
         let started = Instant::now();
         let pieces = u32::try_from(bytes.div_ceil(BUDGET_PIECE)).unwrap_or(u32::MAX).min(self.budget_pieces);
+        let _waiting = self.budget_waiting.enter();
         let acquired = Arc::clone(&self.budget).acquire_many_owned(pieces);
         match tokio::time::timeout_at(deadline.into(), acquired).await {
             Ok(Ok(permit)) => Ok(permit),

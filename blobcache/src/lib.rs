@@ -36,11 +36,12 @@ mod trust;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use blob::{Blob, Want};
-pub use cache::BlobCache;
+pub use cache::{BlobCache, MemoryUse};
 pub use disk::{Disk, RealDisk};
 pub use error::{Error, ErrorKind, Result};
-pub use metrics::{Counter, Metrics};
+pub use metrics::Metrics;
 pub use options::{BootId, CacheOptions, CacheStorage, Encryption};
+pub use storage::metrics::Counter;
 
 /// Locks even if a thread panicked with the lock held: every critical section of this crate leaves its data whole
 /// at each step, and one failed request must not fail the others.

@@ -3,13 +3,14 @@
 //! Invariant: whatever ends it — a signal, the API, an unmount from outside, an error while starting — nothing stays
 //! mounted and the cache is made durable, within a bounded time.
 
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
-use serde_json::{Value, json};
+use serde_json::Value;
+use storage::backend::Backend as _;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -17,15 +18,18 @@ use tracing::{info, warn};
 
 use crate::cli::{self, ConfigSource, FuseArgs};
 use crate::config::{Config, Parsed};
-use crate::control::{self, Listener, State};
+use crate::control::{self, Listener, Setting, State};
 use crate::limits;
-use crate::mounts::Image;
+use crate::mounts::{self, Image};
 use crate::telemetry::logs::{Level, Logs};
+use crate::telemetry::metrics;
 use crate::transport::fuse::{FuseMount, FuseOptions};
 use crate::version;
 
 /// How long the cache may take to become durable at the end.
 const FLUSH_LIMIT: Duration = Duration::from_secs(30);
+/// Where the image is mounted, in the tree of the API.
+const ROOT: &str = "/";
 
 /// Mounts what `args` say through FUSE and serves it until somebody ends it.
 ///
@@ -133,12 +137,14 @@ impl Ends {
 struct Daemon {
     logs: Arc<Logs>,
     image: Mutex<Option<Arc<Image>>>,
+    /// Keys that were set at run time, by mountpoint.
+    settings: Mutex<BTreeMap<String, BTreeSet<&'static str>>>,
     end: watch::Sender<bool>,
 }
 
 impl Daemon {
     fn new(logs: Arc<Logs>) -> Self {
-        Self { logs, image: Mutex::default(), end: watch::Sender::new(false) }
+        Self { logs, image: Mutex::default(), settings: Mutex::default(), end: watch::Sender::new(false) }
     }
 
     fn mounted(&self, image: Arc<Image>) {
@@ -147,6 +153,11 @@ impl Daemon {
 
     fn image(&self) -> Option<Arc<Image>> {
         self.image.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    /// The image that is mounted at `mountpoint`, or anywhere.
+    fn image_at(&self, mountpoint: Option<&str>) -> Option<Arc<Image>> {
+        self.image().filter(|_| mountpoint.is_none_or(|mountpoint| mountpoint == ROOT))
     }
 
     fn end(&self) {
@@ -175,7 +186,7 @@ impl control::Daemon for Daemon {
     fn mounts(&self) -> Vec<control::Mount> {
         self.image()
             .map(|image| control::Mount {
-                mountpoint: "/".into(),
+                mountpoint: ROOT.into(),
                 mounted: image.since,
                 config: image.config.clone(),
             })
@@ -196,34 +207,42 @@ impl control::Daemon for Daemon {
         if id.is_some_and(|id| Some(id) != image.config["id"].as_str()) {
             return None;
         }
-        Some(cache_metrics(&image))
+        Some(metrics::json::cache(&image.config["cache"]["filecache"]["work_dir"], &image.cache))
     }
-}
 
-/// The JSON of spec/api.md, as far as its counters mean something here, and our own counters beside it.
-fn cache_metrics(image: &Image) -> Value {
-    let metrics = image.cache.metrics();
-    let work_dir = &image.config["cache"]["filecache"]["work_dir"];
-    let (hits, misses) = (metrics.bytes_from_cache.get(), metrics.bytes_from_fetch.get());
-    json!({
-        "store_path": work_dir.as_str().map_or(Path::new(""), Path::new),
-        "entries_count": metrics.chunks_cached.get(),
-        "backend_requests": metrics.backend_requests.get(),
-        "backend_bytes": metrics.backend_bytes.get(),
-        "backend_errors": metrics.backend_errors.get(),
-        "metadata_requests": metrics.metadata_requests.get(),
-        "bytes_from_cache": hits,
-        "bytes_from_fetch": misses,
-        "chunks_fetched": metrics.chunks_fetched.get(),
-        "chunks_cached": metrics.chunks_cached.get(),
-        "digest_mismatches": metrics.digest_mismatches.get(),
-        "refetches": metrics.refetches.get(),
-        "cache_chunks_accepted": metrics.cache_chunks_accepted.get(),
-        "cache_chunks_rejected": metrics.cache_chunks_rejected.get(),
-        "cache_read_errors": metrics.cache_read_errors.get(),
-        "cache_write_errors": metrics.cache_write_errors.get(),
-        "cache_sync_errors": metrics.cache_sync_errors.get(),
-        "foreign_waits": metrics.foreign_waits.get(),
-        "timeouts": metrics.timeouts.get(),
-    })
+    fn backend_metrics(&self, id: Option<&str>) -> Option<Value> {
+        let image = self.image_at(id)?;
+        Some(metrics::json::backend(image.config["backend"]["type"].as_str()?, &image.backend))
+    }
+
+    fn exposition(&self) -> String {
+        let mounts = self.image().map(|image| {
+            metrics::Mount::new(ROOT, image.filesystem.reads(), image.cache.clone(), image.backend.clone())
+        });
+        let commons = mounts::commons();
+        metrics::exposition(metrics::Sources {
+            mounts: mounts.into_iter().collect(),
+            load: commons.load(),
+            token_fetches: commons.token_fetches(),
+        })
+    }
+
+    fn settings(&self) -> BTreeMap<String, BTreeSet<&'static str>> {
+        self.settings.lock().unwrap_or_else(|e| e.into_inner()).clone()
+    }
+
+    fn configure(&self, id: Option<&str>, settings: Vec<Setting>) -> Result<(), String> {
+        let image = self.image_at(id).ok_or("no backend was opened for this mountpoint")?;
+        for setting in settings {
+            let key = setting.key();
+            match setting {
+                Setting::RegistryAuth(auth) => {
+                    image.backend.exchange_auth(auth).map_err(|e| e.to_string())?
+                }
+            }
+            let mut set = self.settings.lock().unwrap_or_else(|e| e.into_inner());
+            set.entry(ROOT.to_owned()).or_default().insert(key);
+        }
+        Ok(())
+    }
 }

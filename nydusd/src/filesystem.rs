@@ -11,12 +11,13 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use blobcache::{Blob, Want};
+use blobcache::{Blob, ErrorKind, Want};
 use futures_util::future::try_join_all;
 use rafs::{Attributes, Bootstrap, FileType, Ino};
 use storage::blob::Extent;
 use tracing::Instrument as _;
 
+use crate::telemetry::metrics::{Reads, WaitEnding};
 use crate::telemetry::traces::TraceLink;
 
 /// Why a request could not be served.
@@ -69,6 +70,7 @@ pub struct Filesystem {
     read_deadline: Duration,
     xattrs: bool,
     mounted: TraceLink,
+    reads: Arc<Reads>,
 }
 
 impl Filesystem {
@@ -82,7 +84,13 @@ impl Filesystem {
         xattrs: bool,
     ) -> Self {
         let xattrs = xattrs && bootstrap.has_xattrs();
-        Self { bootstrap, blobs, read_deadline, xattrs, mounted: TraceLink::current() }
+        let (mounted, reads) = (TraceLink::current(), Arc::default());
+        Self { bootstrap, blobs, read_deadline, xattrs, mounted, reads }
+    }
+
+    /// How READs are counted. Those that wait are, by [`Self::read`]; transports count those that do not.
+    pub fn reads(&self) -> Arc<Reads> {
+        self.reads.clone()
     }
 
     /// The root directory.
@@ -236,7 +244,13 @@ impl Filesystem {
             otel.status_code = tracing::field::Empty, otel.status_description = tracing::field::Empty,
         );
         self.mounted.attach(&span);
+        let wait = self.reads.wait();
         let answer = self.fetch(ino, offset, len).instrument(span.clone()).await;
+        wait.end(match &answer {
+            Ok(_) => WaitEnding::Data,
+            Err(Error::Data(cause)) if cause.kind() == ErrorKind::TimedOut => WaitEnding::TimedOut,
+            Err(_) => WaitEnding::Failed,
+        });
         if let Err(error) = &answer {
             span.record("otel.status_code", "ERROR");
             span.record("otel.status_description", error.to_string());

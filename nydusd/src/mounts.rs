@@ -13,6 +13,7 @@ use rafs::{Bootstrap, OpenOptions, Version};
 use storage::backend::http_proxy::HttpProxy;
 use storage::backend::localdisk::{LocalDisk, LocalDiskConfig};
 use storage::backend::localfs::{LocalFs, LocalFsConfig};
+use storage::backend::measured::Measured;
 use storage::backend::oss::Oss;
 use storage::backend::registry::Registry;
 use storage::backend::s3::S3;
@@ -39,10 +40,17 @@ pub struct Image {
     pub filesystem: Arc<Filesystem>,
     /// Where its chunks are kept.
     pub cache: Arc<BlobCache>,
+    /// Where they come from.
+    pub backend: Arc<Measured>,
     /// The configuration, without secrets.
     pub config: serde_json::Value,
     /// When it was opened.
     pub since: SystemTime,
+}
+
+/// What the backends of all mounts share.
+pub fn commons() -> &'static Commons {
+    &COMMONS
 }
 
 impl Image {
@@ -71,7 +79,7 @@ impl Image {
         if let (Some(http), Some(limit)) = (place.http_mut(), cache.prefetch.bandwidth()) {
             http.prefetch_bandwidth = limit.into();
         }
-        let backend = open_backend(&place)?;
+        let backend = Arc::new(Measured::new(open_backend(&place)?));
         let cache = BlobCache::open(cache_options(cache, rafs)?, backend.clone(), runtime.clone())?;
         let mut blobs = Vec::with_capacity(bootstrap.blobs().len());
         for description in bootstrap.blobs() {
@@ -89,6 +97,7 @@ impl Image {
         Ok(Self {
             filesystem: Arc::new(filesystem),
             cache,
+            backend,
             config: config.to_daemon_info(),
             since: SystemTime::now(),
         })

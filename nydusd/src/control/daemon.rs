@@ -1,9 +1,11 @@
 //! What the API asks of the daemon, and how the daemon describes itself.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
+use super::settings::Setting;
 use crate::telemetry::logs::Level;
 use crate::telemetry::utc::Utc;
 use crate::version;
@@ -39,6 +41,20 @@ pub trait Daemon: Send + Sync + 'static {
     /// The counters of the cache whose configuration has this `id`; without `id`, of the only cache there is.
     /// `None`: there is no such cache.
     fn blobcache_metrics(&self, id: Option<&str>) -> Option<Value>;
+
+    /// The counters of the backend that was opened for the mountpoint `id`; without `id`, of the only backend there is.
+    /// `None`: there is no such backend.
+    fn backend_metrics(&self, id: Option<&str>) -> Option<Value>;
+
+    /// All metrics, as [`crate::telemetry::metrics::exposition`] writes them.
+    fn exposition(&self) -> String;
+
+    /// The keys of what was set while the daemon ran, by the mountpoint of the backend.
+    fn settings(&self) -> BTreeMap<String, BTreeSet<&'static str>>;
+
+    /// Sets all of `settings` for the backend that was opened for the mountpoint `id`; without `id`, for the only backend
+    /// there is. The error says why nothing was set, without any value.
+    fn configure(&self, id: Option<&str>, settings: Vec<Setting>) -> Result<(), String>;
 }
 
 /// How far a daemon is.

@@ -8,8 +8,10 @@ mod daemon;
 mod error;
 mod listener;
 mod routes;
+mod settings;
 #[cfg(test)]
 mod tests;
 
 pub use daemon::{Daemon, Mount, State};
 pub use listener::{BindError, Listener};
+pub use settings::Setting;

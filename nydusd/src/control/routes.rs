@@ -6,26 +6,31 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Query, Request, State};
-use axum::http::header::SERVER;
+use axum::http::header::{CONTENT_TYPE, SERVER};
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, get, on, put};
 use axum::{Json, Router};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::daemon::{Daemon, info};
 use super::error::Error;
+use super::settings::Setting;
 use crate::telemetry::logs::Level;
+use crate::telemetry::metrics;
 
 /// The longest body, in bytes: a configuration text of 1 MiB inside a JSON string, with room for escapes.
 const MAX_BODY: usize = 2 << 20;
 
+/// Stands for every value of a setting: each may be a secret.
+const MASK: &str = "***";
+
 type Shared = Arc<dyn Daemon>;
 
 /// Endpoints that exist and are not built yet: path, methods, and the family their errors name.
-const UNSUPPORTED: [(&str, &[MethodFilter], &str); 12] = [
+const UNSUPPORTED: [(&str, &[MethodFilter], &str); 10] = [
     ("/api/v1/daemon/events", &[MethodFilter::GET], "Events"),
     ("/api/v1/daemon/backend", &[MethodFilter::GET], "FsBackendInfo"),
     ("/api/v1/daemon/fuse/takeover", &[MethodFilter::PUT], "Upgrade"),
@@ -33,9 +38,7 @@ const UNSUPPORTED: [(&str, &[MethodFilter], &str); 12] = [
     ("/api/v1/metrics", &[MethodFilter::GET], "GlobalMetrics"),
     ("/api/v1/metrics/files", &[MethodFilter::GET], "FsFilesMetrics"),
     ("/api/v1/metrics/pattern", &[MethodFilter::GET], "Pattern"),
-    ("/api/v1/metrics/backend", &[MethodFilter::GET], "BackendMetrics"),
     ("/api/v1/metrics/inflight", &[MethodFilter::GET], "InflightMetrics"),
-    ("/api/v1/config", &[MethodFilter::GET, MethodFilter::PUT], "Configure"),
     ("/api/v2/blobs", &[MethodFilter::GET], "GetBlobObjects"),
     ("/api/v2/blobs", &[MethodFilter::PUT, MethodFilter::DELETE], "CreateBlobObject"),
 ];
@@ -48,7 +51,10 @@ pub(super) fn router(daemon: Shared, deadline: Duration) -> Router {
         .route("/api/v1/daemon/start", put(start).fallback(bad_request))
         .route("/api/v1/daemon/exit", put(exit).fallback(bad_request))
         .route("/api/v1/daemon/fuse/sendfd", put(send_descriptor).fallback(bad_request))
-        .route("/api/v1/metrics/blobcache", get(blobcache_metrics).fallback(bad_request));
+        .route("/api/v1/metrics/blobcache", get(blobcache_metrics).fallback(bad_request))
+        .route("/api/v1/metrics/backend", get(backend_metrics).fallback(bad_request))
+        .route("/api/v1/config", get(settings).put(set).fallback(bad_request))
+        .route("/metrics", get(exposition).fallback(bad_request));
     for (path, methods, family) in UNSUPPORTED {
         for method in methods {
             router = router.route(path, on(*method, move || async move { Error::Unsupported(family) }));
@@ -145,9 +151,53 @@ async fn send_descriptor(State(daemon): State<Shared>, body: Body) -> Result<Sta
     })
 }
 
+/// `id=` of the query.
+fn id(uri: &Uri) -> Result<Option<String>, Error> {
+    let query = Query::<HashMap<String, String>>::try_from_uri(uri);
+    let Query(mut query) = query.map_err(|_| Error::BadRequest)?;
+    Ok(query.remove("id"))
+}
+
 async fn blobcache_metrics(State(daemon): State<Shared>, uri: Uri, body: Body) -> Result<Json<Value>, Error> {
     no_body(body).await?;
-    let Query(query) = Query::<HashMap<String, String>>::try_from_uri(&uri).map_err(|_| Error::BadRequest)?;
-    let id = query.get("id").map(String::as_str);
-    daemon.blobcache_metrics(id).map(Json).ok_or(Error::NoCounter("BlobcacheMetrics"))
+    let metrics = daemon.blobcache_metrics(id(&uri)?.as_deref());
+    metrics.map(Json).ok_or(Error::NoCounter("BlobcacheMetrics"))
+}
+
+async fn backend_metrics(State(daemon): State<Shared>, uri: Uri, body: Body) -> Result<Json<Value>, Error> {
+    no_body(body).await?;
+    let metrics = daemon.backend_metrics(id(&uri)?.as_deref());
+    metrics.map(Json).ok_or(Error::NoCounter("BackendMetrics"))
+}
+
+async fn exposition(State(daemon): State<Shared>, body: Body) -> Result<impl IntoResponse, Error> {
+    no_body(body).await?;
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], daemon.exposition()))
+}
+
+/// What was set at run time, each value masked: `KEY` of the backend `id`, or `ID:KEY` of all.
+async fn settings(State(daemon): State<Shared>, uri: Uri, body: Body) -> Result<Json<Value>, Error> {
+    no_body(body).await?;
+    let (wanted, set) = (id(&uri)?, daemon.settings());
+    let keys = set.iter().flat_map(|(id, keys)| keys.iter().map(move |key| (id, *key)));
+    let shown = keys.filter_map(|(id, key)| match &wanted {
+        None => Some(format!("{id}:{key}")),
+        Some(wanted) => (wanted == id).then(|| key.to_owned()),
+    });
+    Ok(Json(shown.map(|key| (key, Value::from(MASK))).collect::<Map<_, _>>().into()))
+}
+
+async fn set(State(daemon): State<Shared>, uri: Uri, body: Body) -> Result<StatusCode, Error> {
+    let body = read(body).await?;
+    if body.is_empty() {
+        return Err(Error::BadRequest);
+    }
+    let (id, settings) = (id(&uri)?, Setting::read(&body)?);
+    let keys: Vec<_> = settings.iter().map(Setting::key).collect();
+    daemon.configure(id.as_deref(), settings).map_err(|why| {
+        tracing::warn!("a setting is refused: {why}");
+        Error::Setting
+    })?;
+    keys.iter().for_each(|key| tracing::info!("{key} set by the API"));
+    Ok(StatusCode::NO_CONTENT)
 }

@@ -1,5 +1,6 @@
 //! The API over a real socket.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use storage::secret::Secret;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
@@ -23,6 +25,7 @@ struct Fake {
     level: Mutex<Option<Level>>,
     is_exiting: AtomicBool,
     exit: Notify,
+    configured: Mutex<Vec<(Option<String>, Setting)>>,
 }
 
 impl Daemon for Fake {
@@ -46,6 +49,29 @@ impl Daemon for Fake {
 
     fn blobcache_metrics(&self, id: Option<&str>) -> Option<Value> {
         matches!(id, None | Some("" | "a/b")).then(|| json!({"id": id}))
+    }
+
+    fn backend_metrics(&self, id: Option<&str>) -> Option<Value> {
+        matches!(id, None | Some("/")).then(|| json!({"id": id}))
+    }
+
+    fn exposition(&self) -> String {
+        "# EOF\n".to_owned()
+    }
+
+    fn settings(&self) -> BTreeMap<String, BTreeSet<&'static str>> {
+        let configured = self.configured.lock().unwrap();
+        let keys = configured.iter().map(|(_, setting)| setting.key()).collect();
+        if configured.is_empty() { BTreeMap::new() } else { [("/".to_owned(), keys)].into() }
+    }
+
+    fn configure(&self, id: Option<&str>, settings: Vec<Setting>) -> Result<(), String> {
+        if id == Some("/none") {
+            return Err("no such mountpoint".to_owned());
+        }
+        let id = id.map(str::to_owned);
+        self.configured.lock().unwrap().extend(settings.into_iter().map(|setting| (id.clone(), setting)));
+        Ok(())
     }
 }
 
@@ -172,6 +198,11 @@ async fn errors_have_the_shapes_clients_match_on() {
             404,
             "BlobcacheMetrics(Metrics(Stats(NoCounter)))",
         ),
+        ("GET", "/api/v1/metrics/backend?id=/x", "", 404, "BackendMetrics(Metrics(Stats(NoCounter)))"),
+        ("PUT", "/api/v1/metrics/backend", "", 400, "BadRequest"),
+        ("GET", "/metrics", "x", 400, "BadRequest"),
+        ("POST", "/metrics", "", 400, "BadRequest"),
+        ("GET", "/metrics/", "", 404, "NoRoute"),
         ("POST", "/api/v1/mount?mountpoint=/", "{}", 501, "Mount(DaemonAbnormal(Unsupported))"),
         ("DELETE", "/api/v1/mount?mountpoint=/", "", 501, "Mount(DaemonAbnormal(Unsupported))"),
         ("GET", "/api/v1/mount", "", 400, "BadRequest"),
@@ -202,6 +233,81 @@ async fn cache_counters_are_found_by_id() {
         let answer = request(&server.path, "GET", target, "").await;
         assert_eq!((answer.status, answer.json()), (200, json!({"id": id})), "{target}");
     }
+}
+
+#[tokio::test]
+async fn backend_counters_are_found_by_mountpoint() {
+    let server = serve(SECONDS).await;
+    for (target, id) in
+        [("/api/v1/metrics/backend", Value::Null), ("/api/v1/metrics/backend?id=/", json!("/"))]
+    {
+        let answer = request(&server.path, "GET", target, "").await;
+        assert_eq!((answer.status, answer.json()), (200, json!({"id": id})), "{target}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_say_what_format_they_have() {
+    let server = serve(SECONDS).await;
+    let answer = request(&server.path, "GET", "/metrics", "").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "# EOF\n"));
+    let head = answer.head.to_ascii_lowercase();
+    assert!(head.contains("content-type: application/openmetrics-text; version=1.0.0"), "{head}");
+}
+
+#[tokio::test]
+async fn credentials_are_set_and_never_shown() {
+    const SECRET: &str = "dTpodW50ZXIy";
+    let server = serve(SECONDS).await;
+    let get = async |target: &str| {
+        let answer = request(&server.path, "GET", target, "").await;
+        assert_eq!(answer.status, 200);
+        assert!(!answer.body.contains(SECRET), "{}", answer.body);
+        answer.json()
+    };
+    assert_eq!(get("/api/v1/config").await, json!({}));
+    let body = json!({"registry_auth": SECRET}).to_string();
+    for (target, id) in [("/api/v1/config?id=/", Some("/".to_owned())), ("/api/v1/config", None)] {
+        let answer = request(&server.path, "PUT", target, &body).await;
+        assert_eq!((answer.status, answer.body.as_str()), (204, ""), "{target}");
+        let configured = server.daemon.configured.lock().unwrap().pop();
+        assert_eq!(configured, Some((id, Setting::RegistryAuth(Secret::new(SECRET)))));
+    }
+    request(&server.path, "PUT", "/api/v1/config?id=/", &body).await;
+    assert_eq!(get("/api/v1/config?id=/").await, json!({"registry_auth": "***"}));
+    assert_eq!(get("/api/v1/config").await, json!({"/:registry_auth": "***"}));
+    assert_eq!(get("/api/v1/config?id=/x").await, json!({}));
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_used_change_nothing_and_are_not_quoted() {
+    let server = serve(SECONDS).await;
+    let refused = "Configure(ResponsePayloadType)";
+    let no_map = r#"ParseBody(Error("expected a map of strings", line: 0, column: 0))"#;
+    for (target, body, status, message) in [
+        ("/api/v1/config", r#"{"registry_auth":"hunter2","colour":"blue"}"#, 500, refused),
+        ("/api/v1/config", r#"{"proxy_url":"http://hunter2@p"}"#, 500, refused),
+        (
+            "/api/v1/config",
+            r#"{"registry_auth":"hunter2","dragonfly_scheduler_endpoint":"http://x"}"#,
+            500,
+            refused,
+        ),
+        ("/api/v1/config?id=/none", r#"{"registry_auth":"hunter2"}"#, 500, refused),
+        ("/api/v1/config", r#""hunter2""#, 400, no_map),
+        ("/api/v1/config", r#"["hunter2"]"#, 400, no_map),
+        ("/api/v1/config", r#"{"registry_auth":{"hunter2":1}}"#, 400, no_map),
+        ("/api/v1/config", "", 400, "BadRequest"),
+    ] {
+        let answer = request(&server.path, "PUT", target, body).await;
+        assert_eq!(answer.status, status, "{body}");
+        assert_eq!(answer.json(), json!({"code": "UNDEFINED", "message": message}), "{body}");
+    }
+    let broken = request(&server.path, "PUT", "/api/v1/config", r#"{"registry_auth":"hunter2""#).await;
+    assert_eq!(broken.status, 400);
+    let message = broken.json()["message"].to_string();
+    assert!(message.contains("ParseBody(Error(") && !message.contains("hunter2"), "{message}");
+    assert_eq!(*server.daemon.configured.lock().unwrap(), Vec::new());
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@ impl Addressing {
 
 /// A bucket as a server of ranges.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     place: String,
     /// Ends where the name of the object begins.
     base: Url,
@@ -97,6 +97,10 @@ impl Server for Bucket {
 
     fn name(&self, blob: &BlobId) -> String {
         format!("{}: object {}{blob}", self.place, self.prefix)
+    }
+
+    fn place(&self) -> &str {
+        &self.place
     }
 }
 

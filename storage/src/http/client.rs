@@ -2,7 +2,7 @@
 //! obeys no proxy variable: all of that is decided above.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use reqwest::{Certificate, Identity, Method, StatusCode, Url};
 
 use super::failure::Failure;
 use super::options::HttpOptions;
+use crate::metrics::Counter;
 use crate::secret::Secret;
 use crate::{Error, Result, trace};
 
@@ -73,11 +74,14 @@ pub(crate) struct Call {
     pub is_foreign: bool,
     /// When its answer becomes useless.
     pub deadline: Instant,
+    /// Counts the bytes of its answer.
+    pub received: Arc<Counter>,
 }
 
 impl Call {
     pub(crate) fn get(url: Url, deadline: Instant) -> Self {
-        Self { method: Method::GET, url, headers: HeaderMap::new(), form: None, is_foreign: false, deadline }
+        let (method, headers, received) = (Method::GET, HeaderMap::new(), Arc::default());
+        Self { method, url, headers, form: None, is_foreign: false, deadline, received }
     }
 }
 
@@ -86,6 +90,8 @@ impl Call {
 pub(crate) struct Answer {
     response: reqwest::Response,
     patience: Patience,
+    /// Bytes of the body, as they come.
+    received: Arc<Counter>,
 }
 
 /// How long nothing may come.
@@ -178,7 +184,7 @@ impl Client {
             }
         })?;
         let response = response.map_err(Failure::of_library)?;
-        Ok(Answer { response, patience: Patience { limit, ..head } })
+        Ok(Answer { response, patience: Patience { limit, ..head }, received: call.received })
     }
 
     fn connections(&self) -> reqwest::Client {
@@ -268,7 +274,9 @@ impl Answer {
     /// The next bytes of the body, `None` at its end.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
         let chunk = self.patience.wait("the body stood still", self.response.chunk()).await?;
-        chunk.map_err(Failure::of_library)
+        let chunk = chunk.map_err(Failure::of_library)?;
+        self.received.add(chunk.as_ref().map_or(0, |bytes| bytes.len() as u64));
+        Ok(chunk)
     }
 
     /// The body, if it is not longer than `limit`.

@@ -21,11 +21,13 @@ use super::options::HttpOptions;
 use super::part::Part;
 use super::route::{self, Route};
 use super::traffic::{NoRoom, Room, Traffic};
+use super::watch::{EndpointStatus, Reason, Watch};
 use crate::backend::{BoxFuture, MAX_READ, Priority, Request};
 use crate::blob::BlobId;
 use crate::policy::budget::Rate;
-use crate::policy::endpoint::{Decision, EndpointIndex, Endpoints, Health, Outcome, Ticket};
+use crate::policy::endpoint::{Decision, EndpointIndex, Endpoints, Outcome, Ticket};
 use crate::policy::retry::Tries;
+use crate::secret::Secret;
 use crate::{Error, Result};
 
 /// Requests of one kind of server: what differs between a registry and a bucket.
@@ -45,6 +47,14 @@ pub(crate) trait Server: Send + Sync + std::fmt::Debug + 'static {
 
     /// The object, for errors.
     fn name(&self, blob: &BlobId) -> String;
+
+    /// Where objects are, for metrics and logs.
+    fn place(&self) -> &str;
+
+    /// As [`crate::backend::Backend::exchange_auth`].
+    fn exchange_auth(&self, _auth: Secret) -> Result<()> {
+        Err(Error::invalid("registry_auth", format!("only a registry takes it, not {}", self.place())))
+    }
 }
 
 /// Reads ranges of blobs from one kind of server.
@@ -69,7 +79,7 @@ struct Shared<S> {
 impl<S: Server> Fetcher<S> {
     /// Sends nothing yet. `origin` is how the origin is reached.
     pub(crate) fn new(server: S, options: &HttpOptions, origin: Way, commons: &Commons) -> Result<Self> {
-        let routes = route::routes(options, origin)?;
+        let routes = route::routes(options, origin, server.place())?;
         let settings: Vec<_> = routes.iter().map(Route::settings).collect();
         // Any number that differs between backends.
         let seed = RandomState::new().build_hasher().finish();
@@ -89,9 +99,10 @@ impl<S: Server> Fetcher<S> {
         &self.shared.server
     }
 
-    /// What is known of each endpoint, in the order they are preferred.
-    pub(crate) fn health(&self) -> Vec<Health> {
-        self.shared.lock().health(Instant::now()).collect()
+    /// As [`crate::backend::Backend::endpoints`].
+    pub(crate) fn endpoints(&self) -> Vec<EndpointStatus> {
+        let health: Vec<_> = self.shared.lock().health(Instant::now()).collect();
+        self.shared.routes.iter().zip(health).map(|(route, health)| route.watch.status(health)).collect()
     }
 
     /// As [`crate::backend::Backend::read`].
@@ -144,6 +155,10 @@ impl<S> Shared<S> {
     fn lock(&self) -> MutexGuard<'_, Endpoints> {
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn watch(&self, endpoint: EndpointIndex) -> Option<&Watch> {
+        self.routes.get(endpoint.0).map(|route| &*route.watch)
+    }
 }
 
 impl<S: Server> Shared<S> {
@@ -178,9 +193,16 @@ impl<S> Held<S> {
                 None => return,
             },
         };
-        if let Some(ticket) = self.ticket.take()
-            && self.shared.lock().report(Instant::now(), ticket, tries, outcome)
-        {
+        let Some(ticket) = self.ticket.take() else { return };
+        let (now, index) = (Instant::now(), ticket.endpoint());
+        let mut endpoints = self.shared.lock();
+        let ask_again = endpoints.report(now, ticket, tries, outcome);
+        // Under the lock, so that what is told of an endpoint is told in order. A log line waits for nobody.
+        if let (Some(watch), Some(health)) = (self.shared.watch(index), endpoints.health_of(now, index)) {
+            watch.ended(now, &health, result);
+        }
+        drop(endpoints);
+        if ask_again {
             self.shared.wake.notify_waiters();
         }
     }
@@ -188,9 +210,11 @@ impl<S> Held<S> {
 
 impl<S> Drop for Held<S> {
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take()
-            && self.shared.lock().abandon(ticket)
-        {
+        let Some(ticket) = self.ticket.take() else { return };
+        if let Some(watch) = self.shared.watch(ticket.endpoint()) {
+            watch.abandoned();
+        }
+        if self.shared.lock().abandon(ticket) {
             self.shared.wake.notify_waiters();
         }
     }
@@ -249,6 +273,7 @@ impl<S: Server> Read<'_, S> {
                 let decision = self.shared.lock().choose(Instant::now(), &mut self.tries);
                 match decision {
                     Decision::Send(ticket) => {
+                        self.tell(&ticket, is_hedge);
                         hedge = ticket.hedge_at().filter(|_| !is_hedge);
                         running.push(self.send(ticket, room));
                         continue;
@@ -322,6 +347,17 @@ impl<S: Server> Read<'_, S> {
             drop(room);
             Ended { endpoint, held, part, result }
         })
+    }
+
+    fn tell(&self, ticket: &Ticket, is_hedge: bool) {
+        let reason = match (is_hedge, &self.last) {
+            (true, _) => Reason::Hedge,
+            (false, Some(_)) => Reason::Retry,
+            (false, None) => Reason::First,
+        };
+        if let Some(watch) = self.shared.watch(ticket.endpoint()) {
+            watch.sent(reason);
+        }
     }
 
     /// Waits for room among all requests of the process.

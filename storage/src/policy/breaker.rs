@@ -57,6 +57,21 @@ pub enum Phase {
     HalfOpen,
 }
 
+impl Phase {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Closed, Self::Suspect, Self::Open, Self::HalfOpen];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Suspect => "suspect",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
 /// Who wants to know whether a request may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {

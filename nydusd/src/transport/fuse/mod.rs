@@ -81,7 +81,8 @@ impl FuseMount {
         for number in 0..options.threads.max(1) {
             let buffer_bytes = mount.buffer_bytes();
             let (server, reads, initialised) = (server.clone(), reads.clone(), initialised.clone());
-            let worker = Worker { server, reads, buffer_bytes, initialised };
+            let ready = reads.filesystem.reads().tally();
+            let worker = Worker { server, reads, buffer_bytes, ready, initialised };
             let end = end.clone();
             thread::Builder::new()
                 .name(format!("fuse-{number}"))

@@ -19,6 +19,7 @@ use super::failed::FailedRanges;
 use super::nodeid::NodeIds;
 use super::reply::{self, Reply};
 use crate::filesystem::Filesystem;
+use crate::telemetry::metrics::Tally;
 
 /// How long a reader's answer is held back by what is sent ahead.
 const AHEAD_LIMIT: Duration = Duration::from_micros(500);
@@ -35,8 +36,15 @@ pub(super) struct Reads {
 }
 
 impl Reads {
-    /// Serves one READ. `buffer` is the worker's own, reused from request to request.
-    pub(super) fn serve(self: &Arc<Self>, unique: u64, nodeid: u64, wanted: &ReadIn, buffer: &mut [u8]) {
+    /// Serves one READ. `buffer` and `ready`, which counts READs that are answered at once, are the worker's own.
+    pub(super) fn serve(
+        self: &Arc<Self>,
+        unique: u64,
+        nodeid: u64,
+        wanted: &ReadIn,
+        buffer: &mut [u8],
+        ready: &Tally,
+    ) {
         let reply = Reply::new(self.device.clone(), unique);
         let Some((out, rest)) = buffer.split_at_mut_checked(wanted.size as usize) else {
             return reply.error(Errno::EINVAL);
@@ -46,6 +54,7 @@ impl Reads {
                 if wanted.offset == 0 {
                     self.send_ahead(nodeid, rest);
                 }
+                ready.bump();
                 reply.data(&out[..len]);
             }
             Ok(None) => self.park(unique, nodeid, wanted, reply),

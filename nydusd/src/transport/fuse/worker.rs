@@ -18,12 +18,15 @@ use tracing::{debug, error};
 use super::adapter::Adapter;
 use super::read::Reads;
 use super::reply::Reply;
+use crate::telemetry::metrics::Tally;
 
 pub(super) struct Worker {
     pub(super) server: Arc<Server<Adapter>>,
     pub(super) reads: Arc<Reads>,
     /// Of a request, and of an answer.
     pub(super) buffer_bytes: usize,
+    /// Counts READs that are answered at once.
+    pub(super) ready: Arc<Tally>,
     /// Told when the kernel's INIT has been answered.
     pub(super) initialised: mpsc::Sender<()>,
 }
@@ -55,7 +58,9 @@ impl Worker {
     fn dispatch(&self, header: &InHeader, request: &mut [u8], answer: &mut [u8]) {
         match header.opcode {
             opcode if opcode == Opcode::Read as u32 => match body(request, |r| r.read_obj::<ReadIn>()) {
-                Some(wanted) => self.reads.serve(header.unique, header.nodeid, &wanted, answer),
+                Some(wanted) => {
+                    self.reads.serve(header.unique, header.nodeid, &wanted, answer, &self.ready);
+                }
                 None => Reply::new(self.reads.device.clone(), header.unique).error(Errno::EINVAL),
             },
             opcode if opcode == Opcode::Interrupt as u32 => {
