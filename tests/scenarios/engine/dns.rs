@@ -19,7 +19,8 @@ impl NameServer {
     /// Serves these names at port 53 of the loopback.
     pub fn start(names: &BTreeMap<String, Vec<Ipv4Addr>>) -> std::io::Result<Self> {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 53))?;
-        let at = |(name, addresses): (&String, &Vec<Ipv4Addr>)| (name.clone(), Resolution::At(addresses.clone()));
+        let at =
+            |(name, addresses): (&String, &Vec<Ipv4Addr>)| (name.clone(), Resolution::At(addresses.clone()));
         let server = Self(Arc::new(Mutex::new(names.iter().map(at).collect())));
         let known = server.clone();
         std::thread::spawn(move || {

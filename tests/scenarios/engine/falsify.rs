@@ -13,7 +13,8 @@ use serde_json::Value;
 use crate::judge::{connections_of, is_counted, is_like, is_series, lines_of, reads_of, says, window};
 use crate::record::{ConnectionSeen, Outcome, ReadSeen, Record, RequestSeen};
 use crate::schema::{
-    Connections, Elapsed, End, Expect, Fate, Kind, Limits, Log, Reads, Requests, SampleIs, Spans, Times, Tried,
+    Connections, Elapsed, End, Expect, Fate, Kind, Limits, Log, Reads, Requests, SampleIs, Spans, Times,
+    Tried,
 };
 
 /// By how much a time crosses its limit.
@@ -97,7 +98,11 @@ fn falsify_reads(expect: &Reads, record: &Record) -> Vec<(String, Record)> {
         reads.iter_mut().filter(is_mine).take(1).for_each(|read| read.result = Outcome::Hangs);
     });
     change("one read brings other bytes".into(), &|reads| {
-        reads.iter_mut().filter(is_mine).take(1).for_each(|read| read.result = Outcome::Data(NO_DIGEST.into()));
+        reads
+            .iter_mut()
+            .filter(is_mine)
+            .take(1)
+            .for_each(|read| read.result = Outcome::Data(NO_DIGEST.into()));
     });
     if let Some(ends) = &expect.end {
         let others = [End::Ok, End::Eio, End::Etimedout, End::Enotconn];
@@ -136,7 +141,9 @@ fn falsify_reads(expect: &Reads, record: &Record) -> Vec<(String, Record)> {
             let right = record.model.get(&sample.path).and_then(|entry| entry["sha256"].as_str());
             let good = Outcome::Data(right.unwrap_or(NO_DIGEST).into());
             let good = ReadSeen { result: good, ..sample.clone() };
-            recount(reads, count, &good, |read| read.of == expect.of && matches!(read.result, Outcome::Data(_)));
+            recount(reads, count, &good, |read| {
+                read.of == expect.of && matches!(read.result, Outcome::Data(_))
+            });
         });
     }
     changes
@@ -164,7 +171,9 @@ fn falsify_connections(expect: &Connections, record: &Record) -> Vec<(String, Re
     let counted: Vec<_> = connections_of(expect, record).map(|seen| (seen.server.clone(), seen.at)).collect();
     let change = |count| {
         let mut changed = record.clone();
-        recount(&mut changed.connections, count, &sample, |seen| counted.contains(&(seen.server.clone(), seen.at)));
+        recount(&mut changed.connections, count, &sample, |seen| {
+            counted.contains(&(seen.server.clone(), seen.at))
+        });
         (format!("there are {count} such connections"), changed)
     };
     beyond(&expect.count).into_iter().map(change).collect()
@@ -173,7 +182,8 @@ fn falsify_connections(expect: &Connections, record: &Record) -> Vec<(String, Re
 fn falsify_tried(expect: &Tried, record: &Record) -> Vec<(String, Record)> {
     let change = |count: usize| {
         let mut changed = record.clone();
-        let from = expect.during.from.as_ref().and_then(|name| record.marks.get(name)).map_or(0, |mark| mark.tried);
+        let from =
+            expect.during.from.as_ref().and_then(|name| record.marks.get(name)).map_or(0, |mark| mark.tried);
         match expect.during.to.as_ref().and_then(|name| changed.marks.get_mut(name)) {
             Some(mark) => mark.tried = from + count as u64,
             None => changed.tried = from + count as u64,

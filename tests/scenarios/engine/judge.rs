@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::record::{Outcome, ReadSeen, Record, RequestSeen};
 use crate::schema::{
-    Connections, Elapsed, End, Expect, Kind, Limits, Log, Reads, Requests, SampleIs, Secrets, Spans, Times, TreeIs,
-    Tried, Window,
+    Connections, Elapsed, End, Expect, Kind, Limits, Log, Reads, Requests, SampleIs, Secrets, Spans, Times,
+    TreeIs, Tried, Window,
 };
 
 /// How many differences are told.
@@ -27,7 +27,9 @@ pub fn judge(expect: &Expect, record: &Record) -> Verdict {
             None => Err(format!("the tree {of:?} was never listed")),
             Some(Err(error)) => Err(format!("the tree {of:?}: {error}")),
             Some(Ok(found)) => match record.model.differences(found) {
-                differences if differences.is_empty() => Ok(format!("{} entries as they should be", found.count())),
+                differences if differences.is_empty() => {
+                    Ok(format!("{} entries as they should be", found.count()))
+                }
                 differences => Err(format!("the tree {of:?} differs: {differences}")),
             },
         },
@@ -37,7 +39,11 @@ pub fn judge(expect: &Expect, record: &Record) -> Verdict {
         }
         Expect::Connections(connections) => {
             let count = connections_of(connections, record).count();
-            number(&connections.count, count as f64, &format!("connections to {:?}", connections.server.all()))
+            number(
+                &connections.count,
+                count as f64,
+                &format!("connections to {:?}", connections.server.all()),
+            )
         }
         Expect::Tried(tried) => number(&tried.count, tried_in(tried, record)? as f64, "connections begun"),
         Expect::Elapsed(Elapsed { during, time }) => {
@@ -96,7 +102,10 @@ fn judge_reads(expect: &Reads, record: &Record) -> Verdict {
                 if right != Some(digest) {
                     problems.push(format!("{}: WRONG BYTES, {digest} and not {right:?}", read.path));
                 } else if expect.end.as_ref().is_some_and(|ends| !fits(ends, None)) {
-                    problems.push(format!("{}: came after {:?}, expected {:?}", read.path, read.took, expect.end));
+                    problems.push(format!(
+                        "{}: came after {:?}, expected {:?}",
+                        read.path, read.took, expect.end
+                    ));
                 }
             }
             Outcome::Error(error) => {
@@ -160,7 +169,8 @@ fn span(times: &Times, found: Duration, what: &str) -> Verdict {
 
 /// From and to.
 pub fn window(during: &Window, record: &Record) -> (Instant, Instant) {
-    let at = |name: &Option<String>| name.as_ref().and_then(|name| record.marks.get(name)).map(|mark| mark.at);
+    let at =
+        |name: &Option<String>| name.as_ref().and_then(|name| record.marks.get(name)).map(|mark| mark.at);
     // A mark that has not come yet when something is waited for lies in the future.
     (at(&during.from).unwrap_or(record.start), at(&during.to).unwrap_or(record.end))
 }
@@ -229,7 +239,11 @@ fn judge_secrets(expect: &Secrets, record: &Record) -> Verdict {
         return Err("nothing was logged at all".into());
     }
     if record.secrets.len() < expect.known {
-        return Err(format!("{} secrets are known; expected at least {}", record.secrets.len(), expect.known));
+        return Err(format!(
+            "{} secrets are known; expected at least {}",
+            record.secrets.len(),
+            expect.known
+        ));
     }
     let said = format!("{} secrets, {} lines", record.secrets.len(), record.log.len());
     self::told("secrets", &told, said)
@@ -241,7 +255,8 @@ fn judge_sample(expect: &SampleIs, record: &Record) -> Verdict {
     };
     let found: Vec<String> = match (&expect.pointer, &expect.series) {
         (Some(pointer), _) => {
-            let json: Value = serde_json::from_str(text).map_err(|error| format!("{}: {error}", expect.of))?;
+            let json: Value =
+                serde_json::from_str(text).map_err(|error| format!("{}: {error}", expect.of))?;
             json.pointer(pointer).map(plain).into_iter().collect()
         }
         (None, Some(series)) => {
@@ -275,7 +290,9 @@ pub fn is_series(line: &str, series: &str, expect: &SampleIs) -> bool {
 }
 
 fn value_of(line: &str) -> Option<String> {
-    let rest = line.rsplit_once('}').map_or_else(|| line.split_once(' ').map(|(_, rest)| rest), |(_, rest)| Some(rest));
+    let rest = line
+        .rsplit_once('}')
+        .map_or_else(|| line.split_once(' ').map(|(_, rest)| rest), |(_, rest)| Some(rest));
     rest?.split_whitespace().next().map(str::to_owned)
 }
 

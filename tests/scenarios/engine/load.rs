@@ -127,7 +127,10 @@ impl Check {
     fn scenario(&mut self, scenario: &Scenario) {
         if !IMAGES.iter().any(|image| image.name == scenario.image) {
             let names: Vec<&str> = IMAGES.iter().map(|image| image.name).collect();
-            self.fail("image", format!("no fixture {:?}; expected one of: {}", scenario.image, names.join(", ")));
+            self.fail(
+                "image",
+                format!("no fixture {:?}; expected one of: {}", scenario.image, names.join(", ")),
+            );
         }
         if scenario.about.trim().is_empty() {
             self.fail("about", "empty; expected what the scenario shows");
@@ -143,7 +146,10 @@ impl Check {
                 self.fail(&at, format!("listens at {}; expected an address of the loopback", server.listen));
             }
             if server.wants == Proof::Token && server.realm.is_none() {
-                self.fail(&format!("{at}.realm"), "missing; `wants: token` needs the server that gives tokens");
+                self.fail(
+                    &format!("{at}.realm"),
+                    "missing; `wants: token` needs the server that gives tokens",
+                );
             }
             for (key, other) in [("realm", &server.realm), ("leads_to", &server.leads_to)] {
                 if let Some(other) = other {
@@ -206,7 +212,9 @@ impl Check {
             Action::Clock(clock) => self.server(at, &clock.server),
             Action::Tokens(tokens) => self.server(at, &tokens.server),
             Action::Certificate(certificate) => self.server(at, &certificate.server),
-            Action::Config(patch) if !patch.is_object() => self.fail(at, "not a table; expected keys to replace"),
+            Action::Config(patch) if !patch.is_object() => {
+                self.fail(at, "not a table; expected keys to replace")
+            }
             Action::Dns(_) | Action::Link(_) | Action::Disk(_) | Action::Process(_) | Action::Config(_) => {}
         }
     }
@@ -273,7 +281,10 @@ impl Check {
                 }
             }
             Expect::Secrets(secrets) if secrets.known == 0 => {
-                self.fail(&format!("{at}.secrets.known"), "0; expected how many there are to be found, from 1");
+                self.fail(
+                    &format!("{at}.secrets.known"),
+                    "0; expected how many there are to be found, from 1",
+                );
             }
             Expect::Sample(sample) => {
                 let all = self.samples.clone();

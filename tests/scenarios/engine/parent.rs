@@ -167,7 +167,10 @@ impl<'a> Stage<'a> {
             command.arg("--without-faults");
         }
         command.env("NYDUSD_BIN", &self.nydusd).env(UNPACKED, &self.fixtures).env("TMPDIR", &dir);
-        command.stdin(Stdio::null()).stderr(output.try_clone().map_err(|error| error.to_string())?).stdout(output);
+        command
+            .stdin(Stdio::null())
+            .stderr(output.try_clone().map_err(|error| error.to_string())?)
+            .stdout(output);
         let mut child = command.spawn().map_err(|error| format!("unshare: {error}"))?;
         let limit = run.loaded.scenario.limit.0 + GRACE;
         let end = Instant::now() + limit;

@@ -58,7 +58,8 @@ pub fn limit_link(rate: Option<Size>) -> anyhow::Result<()> {
     };
     run("ip", &["link", "set", "lo", "mtu", MTU])?;
     let bits = format!("{}bit", rate.saturating_mul(8));
-    let words = ["qdisc", "replace", "dev", "lo", "root", "tbf", "rate", &bits, "burst", "32kb", "latency", "400ms"];
+    let words =
+        ["qdisc", "replace", "dev", "lo", "root", "tbf", "rate", &bits, "burst", "32kb", "latency", "400ms"];
     run("tc", &words)
 }
 
@@ -101,7 +102,12 @@ fn run(program: &str, words: &[&str]) -> anyhow::Result<()> {
     let program = requirements::tool(program).with_context(|| format!("{program} is not installed"))?;
     let output = Command::new(&program).args(words).stdin(Stdio::null()).output()?;
     if !output.status.success() {
-        bail!("{} {}: {}", program.display(), words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{} {}: {}",
+            program.display(),
+            words.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }

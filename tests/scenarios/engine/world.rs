@@ -163,8 +163,9 @@ impl World {
                 self.trees.insert(tree.name.clone(), found);
             }
             Step::Join(join) => {
-                let (ended, others) =
-                    std::mem::take(&mut self.readings).into_iter().partition(|reading| reading.name() == join.read);
+                let (ended, others) = std::mem::take(&mut self.readings)
+                    .into_iter()
+                    .partition(|reading| reading.name() == join.read);
                 self.readings = others;
                 let ended: Vec<Reading> = ended;
                 for reading in ended {
@@ -233,7 +234,8 @@ impl World {
         }
         let root = self.root(name);
         std::fs::create_dir_all(&root)?;
-        let (config, socket) = (self.dir.join(format!("config-{name}")), self.dir.join(format!("api-{name}.sock")));
+        let (config, socket) =
+            (self.dir.join(format!("config-{name}")), self.dir.join(format!("api-{name}.sock")));
         let mut filled = self.config.clone();
         let ca = self.authorities.file().to_string_lossy().into_owned();
         let dir = self.dir.to_string_lossy().into_owned();

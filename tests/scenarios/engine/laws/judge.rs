@@ -16,9 +16,7 @@ fn record() -> Record {
     let start = Instant::now();
     let second = |number| start + Duration::from_secs(number);
     let digest = "11".repeat(32);
-    let model = Manifest::parse(&format!(
-        r#"{{"p":"a","mode":"0o100644","size":3,"sha256":"{digest}"}}"#
-    ));
+    let model = Manifest::parse(&format!(r#"{{"p":"a","mode":"0o100644","size":3,"sha256":"{digest}"}}"#));
     let read = |of: &str, took, result| ReadSeen {
         of: of.into(),
         path: "a".into(),

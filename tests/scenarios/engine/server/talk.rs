@@ -102,7 +102,10 @@ impl Request {
 
     /// The value of a key in the query.
     pub fn parameter(&self, key: &str) -> Option<&str> {
-        self.query.split('&').find_map(|pair| pair.split_once('=').filter(|(name, _)| *name == key)).map(|(_, value)| value)
+        self.query
+            .split('&')
+            .find_map(|pair| pair.split_once('=').filter(|(name, _)| *name == key))
+            .map(|(_, value)| value)
     }
 
     /// The first and the last byte of `Range`.

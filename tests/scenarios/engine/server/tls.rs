@@ -44,7 +44,8 @@ impl Authorities {
         let mut params = CertificateParams::new(names).unwrap();
         match validity {
             Validity::Expired => {
-                (params.not_before, params.not_after) = (date_time_ymd(2019, 1, 1), date_time_ymd(2020, 1, 1));
+                (params.not_before, params.not_after) =
+                    (date_time_ymd(2019, 1, 1), date_time_ymd(2020, 1, 1));
             }
             Validity::NotYet => params.not_before = date_time_ymd(4000, 1, 1),
             Validity::Valid | Validity::OtherName | Validity::UnknownAuthority => {}

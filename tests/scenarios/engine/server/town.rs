@@ -118,7 +118,9 @@ impl Town {
         let mut is_bound = server.is_bound.subscribe();
         self.runtime
             .block_on(async {
-                tokio::time::timeout(PATIENCE, is_bound.wait_for(|is_bound| *is_bound == wanted)).await.map(drop)
+                tokio::time::timeout(PATIENCE, is_bound.wait_for(|is_bound| *is_bound == wanted))
+                    .await
+                    .map(drop)
             })
             .with_context(|| format!("{}: {} could not be opened or closed", server.name, server.spec.listen))
     }
