@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
@@ -29,6 +29,9 @@ use crate::local;
 use crate::options::CacheStorage;
 use crate::shelf::{Form, Place, Shelf};
 use crate::table::{Table, TableSlot};
+
+/// How much longer than its deadline a read waits for what its fetches have to say: why nothing came.
+const LAST_WORD: Duration = Duration::from_millis(50);
 
 /// A blob as one mount sees it.
 pub struct Blob(Arc<Inner>);
@@ -138,13 +141,15 @@ impl Blob {
         }
     }
 
-    /// Reads all of `wants`, from the cache or the backend. Ends by `deadline`, with [`ErrorKind::TimedOut`] if not
-    /// all is there by then. After an error the contents of the wants are undefined.
+    /// Reads all of `wants`, from the cache or the backend. Ends by `deadline`, or 50 ms later, with
+    /// [`ErrorKind::TimedOut`] if not all is there by then. After an error the contents of the wants are undefined.
     ///
     /// Fetches that were begun go on without the reader and are cached. Must be polled on a runtime with a timer.
     pub async fn read(&self, wants: &mut [Want<'_>], deadline: Instant) -> Result<()> {
         let started = Instant::now();
-        let result = tokio::time::timeout_at(deadline.into(), self.0.read(wants, deadline))
+        // Whoever is at it ends by the deadline too, and can tell what was waited for.
+        let last = deadline + LAST_WORD;
+        let result = tokio::time::timeout_at(last.into(), self.0.read(wants, deadline))
             .await
             .unwrap_or_else(|_| Err(self.0.timed_out("read", started)));
         if result.as_ref().is_err_and(|error| error.kind() == ErrorKind::TimedOut) {

@@ -26,5 +26,6 @@ pub mod registry;
 pub mod requirements;
 pub mod rng;
 pub mod seeds;
+pub mod servers;
 pub mod stall_fs;
 pub mod unprivileged;

@@ -1,28 +1,30 @@
 //! A registry that serves the blobs of a directory: it wants a password, and leads to signed addresses of a store, which
 //! is at the same place. Whatever address ends with the id of a blob is that blob, so it is a bucket too.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::body::HttpBody as _;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use tokio::runtime::Runtime;
+
+use crate::servers::authority::Authority;
+use crate::servers::service::{Service, part_of};
 
 /// `u:p`, as a configuration has it.
 pub const AUTH: &str = "dTpw";
 
 /// The registry. It ends when dropped.
 pub struct Registry {
-    addr: SocketAddr,
+    service: Service,
     shared: Arc<Shared>,
-    // Its tasks end with it.
-    _runtime: Runtime,
 }
 
 struct Shared {
+    scheme: &'static str,
     blobs: PathBuf,
     /// Who may read, as a configuration has it.
     auth: Mutex<String>,
@@ -32,6 +34,8 @@ struct Shared {
     sent_bytes: AtomicU64,
     /// The header `traceparent` of each request for a blob.
     traceparents: Mutex<Vec<Option<String>>>,
+    /// Requests that a Dragonfly peer would have served.
+    of_dragonfly: AtomicUsize,
 }
 
 impl Registry {
@@ -42,35 +46,42 @@ impl Registry {
 
     /// Serves them at `addr`.
     pub fn at(addr: SocketAddr, blobs: &Path) -> Self {
-        let listener = TcpListener::bind(addr).unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let addr = listener.local_addr().unwrap();
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        Self::start(addr, blobs, None)
+    }
+
+    /// Serves them over TLS, as whom `authority` knows.
+    pub fn over_tls(blobs: &Path, authority: &Authority) -> Self {
+        Self::start(([127, 0, 0, 1], 0).into(), blobs, Some(authority))
+    }
+
+    fn start(addr: SocketAddr, blobs: &Path, authority: Option<&Authority>) -> Self {
         let shared = Arc::new(Shared {
+            scheme: if authority.is_some() { "https" } else { "http" },
             blobs: blobs.to_owned(),
             auth: Mutex::new(AUTH.to_owned()),
             redirects: AtomicUsize::new(0),
             first_signature: AtomicUsize::new(0),
             sent_bytes: AtomicU64::new(0),
             traceparents: Mutex::default(),
+            of_dragonfly: AtomicUsize::new(0),
         });
-        let service = axum::Router::new().fallback(answer).with_state(shared.clone());
-        runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            axum::serve(listener, service).await
-        });
-        Self { addr, shared, _runtime: runtime }
+        let router = axum::Router::new().fallback(answer).with_state(shared.clone());
+        Self { service: Service::at(addr, router, authority), shared }
     }
 
     /// `127.0.0.1:PORT`.
     pub fn host(&self) -> String {
-        self.addr.to_string()
+        self.addr().to_string()
     }
 
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        self.service.addr()
+    }
+
+    /// How many requests were told to a Dragonfly peer.
+    pub fn of_dragonfly(&self) -> usize {
+        self.shared.of_dragonfly.load(Ordering::Relaxed)
     }
 
     /// How often it led to the store.
@@ -104,7 +115,13 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let parent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
     let parent = parent.map(str::to_owned);
     shared.traceparents.lock().unwrap_or_else(PoisonError::into_inner).push(parent);
+    if request.headers().contains_key("x-dragonfly-priority") {
+        shared.of_dragonfly.fetch_add(1, Ordering::Relaxed);
+    }
     let path = request.uri().path();
+    if path == "/healthy" {
+        return StatusCode::OK.into_response();
+    }
     let id = path.rsplit(['/', ':']).next().unwrap_or_default();
     if !path.starts_with("/v2/") {
         let signature =
@@ -112,7 +129,13 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
         if signature.is_some_and(|number: usize| number < shared.first_signature.load(Ordering::Relaxed)) {
             return StatusCode::FORBIDDEN.into_response();
         }
-        return serve(&shared.blobs.join(id), request.headers(), &shared.sent_bytes);
+        let answer = match std::fs::read(shared.blobs.join(id)) {
+            Ok(content) => part_of(&content, request.headers()),
+            Err(_) => StatusCode::NOT_FOUND.into_response(),
+        };
+        let bytes = answer.body().size_hint().exact().unwrap_or(0);
+        shared.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+        return answer;
     }
     let proof = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let wanted = format!("Basic {}", shared.auth.lock().unwrap_or_else(PoisonError::into_inner));
@@ -123,26 +146,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let number = shared.redirects.fetch_add(1, Ordering::Relaxed);
     // Another name of this machine: another place, which is not told who asks.
     let port = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()?.rsplit(':').next());
-    let location = format!("http://localhost:{}/store/{id}?signature={number}", port.unwrap_or("80"));
+    let (scheme, port) = (shared.scheme, port.unwrap_or("80"));
+    let location = format!("{scheme}://localhost:{port}/store/{id}?signature={number}");
     (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)]).into_response()
-}
-
-fn serve(path: &Path, headers: &HeaderMap, sent_bytes: &AtomicU64) -> Response {
-    let Ok(content) = std::fs::read(path) else { return StatusCode::NOT_FOUND.into_response() };
-    let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok()?.strip_prefix("bytes="));
-    let range = range.and_then(|range| range.split_once('-'));
-    let range = range.and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
-    let Some((first, last)) = range else {
-        sent_bytes.fetch_add(content.len() as u64, Ordering::Relaxed);
-        return content.into_response();
-    };
-    let last = usize::min(last, content.len().saturating_sub(1));
-    match content.get(first..=last) {
-        Some(part) if !part.is_empty() => {
-            sent_bytes.fetch_add(part.len() as u64, Ordering::Relaxed);
-            let range = format!("bytes {first}-{last}/{}", content.len());
-            (StatusCode::PARTIAL_CONTENT, [(header::CONTENT_RANGE, range)], part.to_vec()).into_response()
-        }
-        _ => StatusCode::RANGE_NOT_SATISFIABLE.into_response(),
-    }
 }

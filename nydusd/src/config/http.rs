@@ -48,6 +48,11 @@ fn seconds32(section: &mut Section, key: &str, default: u32) -> Result<Option<Du
     Ok((seconds > 0).then(|| Duration::from_secs(seconds.into())))
 }
 
+/// Seconds between two probes: at least one.
+fn interval(section: &mut Section, key: &str) -> Result<Duration, Problem> {
+    Ok(seconds(section, key, 5)?.max(Duration::from_secs(1)))
+}
+
 /// Seconds that end up in arithmetic on points in time, so that they have a limit.
 fn seconds(section: &mut Section, key: &str, default: u64) -> Result<Duration, Problem> {
     let seconds = section.integer(key, 0..=u32::MAX.into(), SECONDS)?.unwrap_or(default);
@@ -72,7 +77,7 @@ fn read_proxy(section: &mut Section) -> Result<Option<Proxy>, Problem> {
     let url = section.url("url")?;
     let ping_url = section.url("ping_url")?;
     let fallback = section.boolean("fallback")?.unwrap_or(true);
-    let check_interval = seconds(section, "check_interval", 5)?;
+    let check_interval = interval(section, "check_interval")?;
     let check_pause_elapsed = seconds(section, "check_pause_elapsed", 300)?;
     let use_http = section.boolean("use_http")?.unwrap_or(false);
     if section.url("dragonfly_scheduler_endpoint")?.is_some() {
@@ -94,7 +99,7 @@ fn read_mirror(section: &mut Section) -> Result<Mirror, Problem> {
         host,
         headers: section.secrets("headers")?,
         ping_url: section.url("ping_url")?,
-        health_check_interval: seconds(section, "health_check_interval", 5)?,
+        health_check_interval: interval(section, "health_check_interval")?,
         failure_limit: section
             .integer("failure_limit", 0..=u8::MAX.into(), "failures")?
             .and_then(|limit| u8::try_from(limit).ok())

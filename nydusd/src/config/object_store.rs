@@ -30,7 +30,10 @@ pub(super) fn read_oss(section: &mut Section) -> Result<OssConfig, Problem> {
     let (access_key_id, access_key_secret) = key_pair(section)?;
     Ok(OssConfig {
         scheme: section.choice("scheme", &SCHEMES)?.unwrap_or(Scheme::Https),
-        endpoint: section.required_text("endpoint", "the host of the service")?,
+        endpoint: {
+            let endpoint = section.required_text("endpoint", "the host of the service")?;
+            check_endpoint(section, endpoint)?
+        },
         bucket_name: section.required_text("bucket_name", "the name of the bucket")?,
         object_prefix: section.text("object_prefix")?.unwrap_or_default(),
         access_key_id,
@@ -51,7 +54,10 @@ pub(super) fn read_s3(section: &mut Section) -> Result<S3Config, Problem> {
     let (access_key_id, access_key_secret) = key_pair(section)?;
     Ok(S3Config {
         scheme: section.choice("scheme", &SCHEMES)?.unwrap_or(Scheme::Https),
-        endpoint: if endpoint.is_empty() { "s3.amazonaws.com".to_owned() } else { endpoint },
+        endpoint: match endpoint.as_str() {
+            "" => "s3.amazonaws.com".to_owned(),
+            _ => check_endpoint(section, endpoint)?,
+        },
         region: section.required_text("region", "the region of the bucket")?,
         bucket_name: section.required_text("bucket_name", "the name of the bucket")?,
         object_prefix: section.text("object_prefix")?.unwrap_or_default(),
@@ -61,6 +67,18 @@ pub(super) fn read_s3(section: &mut Section) -> Result<S3Config, Problem> {
         addressing: section.choice("addressing", &ADDRESSINGS)?.unwrap_or(Addressing::Path),
         http: read_options(section)?,
     })
+}
+
+/// Whether `endpoint` is a host, not an address. The error shows nothing of it: it may hold a password.
+fn check_endpoint(section: &Section, endpoint: String) -> Result<String, Problem> {
+    if endpoint.contains("://")
+        || endpoint.contains(['@', '?', '#'])
+        || endpoint.contains(char::is_whitespace)
+    {
+        let detail = "expected host[:port], found an address, or a character that no host has (`scheme` is another key)";
+        return Err(section.invalid("endpoint", detail));
+    }
+    Ok(endpoint)
 }
 
 /// The two halves of a key: both or none.

@@ -8,7 +8,7 @@ use storage::secret::Secret;
 
 use super::error::Problem;
 use super::http::read_options;
-use super::section::Section;
+use super::section::{Section, quote};
 
 /// The keys of a registry.
 pub(super) fn read(section: &mut Section) -> Result<RegistryConfig, Problem> {
@@ -18,11 +18,12 @@ pub(super) fn read(section: &mut Section) -> Result<RegistryConfig, Problem> {
         _ => Scheme::Https,
     };
     let host = section.required_text("host", "host[:port] of the registry")?;
-    if host.contains(['/', '@']) || host.contains(char::is_whitespace) {
-        // Not shown: it may hold a password.
-        return Err(section.invalid("host", "expected host[:port] alone, found `/`, `@` or a space in it"));
-    }
+    check_host(section, "host", &host)?;
     let repo = section.required_text("repo", "the repository, such as library/ubuntu")?;
+    let is_odd = |c: char| "?#%\\".contains(c) || c.is_whitespace() || c.is_control();
+    if repo.contains(is_odd) || repo.split('/').any(|part| matches!(part, "." | "..")) {
+        return Err(section.invalid("repo", format!("expected a repository, found {}", quote(&repo))));
+    }
     let auth = section.secret("auth")?;
     if let Some(auth) = &auth {
         check_auth(&section.key("auth"), auth)?;
@@ -38,6 +39,10 @@ pub(super) fn read(section: &mut Section) -> Result<RegistryConfig, Problem> {
             ));
         }
     };
+    let blob_redirected_host = section.text("blob_redirected_host")?.filter(|host| !host.is_empty());
+    if let Some(host) = &blob_redirected_host {
+        check_host(section, "blob_redirected_host", host)?;
+    }
     Ok(RegistryConfig {
         scheme,
         host,
@@ -45,10 +50,18 @@ pub(super) fn read(section: &mut Section) -> Result<RegistryConfig, Problem> {
         auth,
         registry_token: section.secret("registry_token")?,
         blob_url_scheme,
-        blob_redirected_host: section.text("blob_redirected_host")?.filter(|host| !host.is_empty()),
+        blob_redirected_host,
         docker_config: section.path("docker_config")?,
         http: read_options(section)?,
     })
+}
+
+/// Whether `host` is `host[:port]`. The error shows nothing of it: it may hold a password.
+fn check_host(section: &Section, key: &str, host: &str) -> Result<(), Problem> {
+    if host.contains(['/', '@', '?', '#']) || host.contains(char::is_whitespace) {
+        return Err(section.invalid(key, "expected host[:port] alone, found `/`, `@` or the like in it"));
+    }
+    Ok(())
 }
 
 /// Whether `auth` is base64 of `user:password`. The error names `key` and shows nothing of the value.

@@ -325,7 +325,24 @@ fn wrong_types_and_values_name_key_expected_and_found() {
             v2_backend("registry", json!({"host": "https://h", "repo": "r"})),
             "backend.registry.host: expected host[:port] alone",
         ),
+        (
+            v2_backend("registry", json!({"host": "h", "repo": "a/../b"})),
+            "backend.registry.repo: expected a repository",
+        ),
+        (http(json!({"repo": "a?b"})), "backend.registry.repo: expected a repository, found \"a?b\""),
+        (
+            http(json!({"blob_redirected_host": "https://h"})),
+            "backend.registry.blob_redirected_host: expected host[:port] alone",
+        ),
         (v2_backend("oss", json!({"endpoint": "e"})), "backend.oss.bucket_name: missing"),
+        (
+            v2_backend("oss", json!({"endpoint": "https://e", "bucket_name": "b"})),
+            "backend.oss.endpoint: expected host[:port]",
+        ),
+        (
+            v2_backend("s3", json!({"endpoint": "u:p@e", "bucket_name": "b", "region": "r"})),
+            "backend.s3.endpoint: expected host[:port]",
+        ),
         (
             v2_backend("oss", json!({"endpoint": "e", "bucket_name": "b", "signature_version": "v4"})),
             "backend.oss.region: missing",
@@ -504,6 +521,10 @@ fn every_key_of_every_backend() {
         panic!("registry")
     };
     let proxy = registry.http.proxy.expect("a proxy");
+    let hectic = json!({"host": "h", "repo": "r", "proxy": {"url": "http://p", "check_interval": 0}});
+    let mut hectic = ok(&v2_backend("registry", hectic)).backend.expect("a registry");
+    let interval = hectic.http_mut().and_then(|http| http.proxy.as_ref()).map(|proxy| proxy.check_interval);
+    assert_eq!(interval, Some(Duration::from_secs(1)), "not without end");
     assert!(!proxy.fallback && proxy.use_http);
     assert_eq!(
         (proxy.check_interval, proxy.check_pause_elapsed),

@@ -1,10 +1,11 @@
 //! Blobs in a container registry, by the distribution protocol: `GET /v2/REPO/blobs/sha256:ID` with a range.
 //!
 //! Owns where the redirects of blobs led. Whoever serves the bytes in the end — often an object store with signed
-//! addresses — is asked directly from then on, and the registry again when that fails.
+//! addresses — is asked directly from then on, and the registry again when that fails: in the same try if the place says that
+//! it is no longer the right one, else in the next.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION, RANGE};
@@ -12,15 +13,17 @@ use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION, RANGE};
 use super::remote::Remote;
 use super::{BoxFuture, Request};
 use crate::blob::BlobId;
-use crate::http::auth::Auth;
-use crate::http::client::{Answer, Call, Client, Way};
+use crate::http::auth::{Auth, Errand};
+use crate::http::client::{Answer, Call, Way};
 use crate::http::credentials::Credentials;
 use crate::http::failure::Failure;
 use crate::http::fetch::{Fetcher, Server};
 use crate::http::part::Part;
 use crate::http::redirect::{MAX_REDIRECTS, Rules, Targets, is_redirect, is_same_place};
 use crate::http::route::Route;
+use crate::http::tokens::Ways;
 use crate::http::{Commons, HttpOptions, Scheme};
+use crate::policy::endpoint::Role;
 use crate::secret::Secret;
 use crate::{Error, Result};
 
@@ -60,18 +63,14 @@ impl Registry {
         let base = format!("{}://{}/v2/{}/blobs/", config.scheme.name(), config.host, config.repo);
         let base = Url::parse(&base).ok().filter(|url| url.username().is_empty() && url.password().is_none());
         let base = base.ok_or_else(|| Error::invalid("registry", "host and repo make no address"))?;
-        // Past a proxy that may be gone around, tokens are fetched from their service itself.
-        let way = match &config.http.proxy {
-            Some(proxy) if !proxy.fallback => Way::Proxy(Secret::new(proxy.url.expose())),
-            _ => Way::Direct,
-        };
-        let client = Arc::new(Client::new(&config.http, way)?);
         let credentials = Credentials::new(config.host.clone(), config.auth, config.docker_config);
+        let (initial, tokens) = (config.registry_token, commons.tokens.clone());
         let repository = Repository {
             place: format!("registry {}/{}", config.host, config.repo),
             base,
+            plain: Plain::new(config.scheme == Scheme::Https && config.http.skip_verify),
             rules: Rules { scheme: config.blob_url_scheme, host: config.blob_redirected_host },
-            auth: Auth::new(credentials, config.registry_token, commons.tokens.clone(), client),
+            auth: Auth::new(credentials, initial, tokens, Ways::new(&config.http)?),
             targets: Targets::default(),
         };
         Ok(Self { fetcher: Fetcher::new(repository, &config.http, Way::Direct, commons)? })
@@ -91,9 +90,40 @@ impl Remote for Registry {
 pub(crate) struct Repository {
     place: String,
     base: Url,
+    plain: Plain,
     rules: Rules,
     auth: Auth,
     targets: Targets,
+}
+
+/// Whether a registry that should speak TLS is spoken to over plain http. Only who accepts any certificate anyway
+/// (`skip_verify`) gets that far, and only if the port has answered, not in TLS, and never has in TLS before.
+#[derive(Debug)]
+struct Plain(AtomicU8);
+
+impl Plain {
+    const NEVER: u8 = 0;
+    const PERHAPS: u8 = 1;
+    const NOW: u8 = 2;
+
+    fn new(is_allowed: bool) -> Self {
+        Self(AtomicU8::new(if is_allowed { Self::PERHAPS } else { Self::NEVER }))
+    }
+
+    fn is_now(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::NOW
+    }
+
+    /// The port has answered in TLS.
+    fn is_not(&self) {
+        let _ = self.0.compare_exchange(Self::PERHAPS, Self::NEVER, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// The port does not speak TLS. Whether that is accepted.
+    fn turn(&self) -> bool {
+        let turned = self.0.compare_exchange(Self::PERHAPS, Self::NOW, Ordering::Relaxed, Ordering::Relaxed);
+        turned.is_ok() || self.is_now()
+    }
 }
 
 impl Server for Repository {
@@ -106,14 +136,13 @@ impl Server for Repository {
     ) -> BoxFuture<'a, Result<Answer, Failure>> {
         Box::pin(async move {
             if let Some(target) = self.targets.get(route.index, blob) {
-                match self.ask_target(route, &target, blob, range, request).await {
-                    Ok(Some(answer)) => return Ok(answer),
-                    // Its signature has expired: the registry makes a new one.
-                    Ok(None) => self.targets.drop(route.index, blob, &target),
-                    Err(failure) => {
-                        self.targets.drop(route.index, blob, &target);
-                        return Err(failure);
-                    }
+                let answer = self.ask_target(route, &target, blob, range, request).await;
+                let is_busy = matches!(&answer, Err(Failure::Throttled { .. } | Failure::Overloaded { .. }));
+                if !is_busy && !matches!(answer, Ok(Some(_))) {
+                    self.targets.drop(route.index, blob, &target);
+                }
+                if let Some(answer) = answer? {
+                    return Ok(answer);
                 }
             }
             self.ask_registry(route, blob, range, request).await
@@ -138,7 +167,8 @@ impl Server for Repository {
 }
 
 impl Repository {
-    /// Asks where the registry led before; `None`: 401 or 403.
+    /// Asks where the registry led before. `None`: it is no good any more, and the registry may know a better place:
+    /// signatures expire, which some stores tell with 400 or 404, and objects and hosts move.
     async fn ask_target(
         &self,
         route: &Route,
@@ -147,11 +177,17 @@ impl Repository {
         range: &Part,
         request: &Request,
     ) -> Result<Option<Answer>, Failure> {
-        let answer = route.send(foreign(target.clone(), range, request), request.priority).await?;
+        let answer = route.send(foreign(target.clone(), range, request), request.priority).await;
+        let answer = match answer {
+            Err(Failure::Connect(_) | Failure::Unusable(_)) => return Ok(None),
+            other => other?,
+        };
         match answer.status().as_u16() {
             200 | 206 | 416 => Ok(Some(answer)),
-            401 | 403 => Ok(None),
-            _ => Err(route.failure(answer, &self.name(blob), &self.led_from_here(target)).await),
+            408 | 429 | 500.. => {
+                Err(route.failure(answer, &self.name(blob), &self.led_from_here(target)).await)
+            }
+            _ => Ok(None),
         }
     }
 
@@ -164,14 +200,17 @@ impl Repository {
         request: &Request,
     ) -> Result<Answer, Failure> {
         let what = self.name(blob);
-        let mut address = self.base.clone();
-        if let Ok(mut segments) = address.path_segments_mut() {
-            segments.pop_if_empty().push(&format!("sha256:{blob}"));
-        }
-        let start = route.address(&address);
-        let mut call = Call::get(start.clone(), request.deadline);
-        call.headers.insert(RANGE, range.header());
-        let (mut answer, proof) = self.auth.send(route, call, request, &what).await?;
+        let first = self.ask_first(route, blob, range, request, &what).await;
+        let (mut answer, proof, start) = match first {
+            Err(Failure::NotTls(detail)) if route.role != Role::Mirror && self.plain.turn() => {
+                tracing::warn!(
+                    "{}: no TLS ({detail}); as skip_verify allows it, plain http from now on",
+                    self.place
+                );
+                self.ask_first(route, blob, range, request, &what).await?
+            }
+            other => other?,
+        };
         let mut url = start.clone();
         for hops in 0.. {
             match answer.status() {
@@ -185,7 +224,7 @@ impl Repository {
                 _ => return Err(route.failure(answer, &what, &self.led_from_here(&url)).await),
             }
             let target = self.rules.target(&url, answer.header(LOCATION));
-            url = target.map_err(|detail| refused(&what, detail))?;
+            url = route.spoken(target.map_err(|detail| refused(&what, detail))?);
             let call = self.follow(&url, &start, proof.as_ref(), range, request);
             answer = route.send(call, request.priority).await?;
         }
@@ -194,6 +233,35 @@ impl Repository {
             self.targets.keep(route.index, blob, url);
         }
         Ok(answer)
+    }
+
+    /// Asks the registry itself. Also gives the address that was asked, and what it was authorized with.
+    async fn ask_first(
+        &self,
+        route: &Route,
+        blob: &BlobId,
+        range: &Part,
+        request: &Request,
+        what: &str,
+    ) -> Result<(Answer, Option<HeaderValue>, Url), Failure> {
+        let mut address = self.base.clone();
+        if self.plain.is_now() {
+            // Of http and https, either becomes the other.
+            let _ = address.set_scheme(Scheme::Http.name());
+        }
+        let origin = address.clone();
+        if let Ok(mut segments) = address.path_segments_mut() {
+            segments.pop_if_empty().push(&format!("sha256:{blob}"));
+        }
+        let start = route.address(&address);
+        let mut call = Call::get(start.clone(), request.deadline);
+        call.headers.insert(RANGE, range.header());
+        let errand = Errand { route, origin: &origin, what };
+        let (answer, proof) = self.auth.send(errand, call, request).await?;
+        if start.scheme() == Scheme::Https.name() && route.role != Role::Mirror {
+            self.plain.is_not();
+        }
+        Ok((answer, proof, start))
     }
 
     /// The request to where we were led: with our proof only if that is the same place.

@@ -3,11 +3,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use reqwest::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+    ACCEPT_ENCODING, AUTHORIZATION, COOKIE, DATE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
 };
 use reqwest::{Certificate, Identity, Method, StatusCode, Url};
 
@@ -27,8 +27,11 @@ const PING: Duration = Duration::from_secs(5);
 const RENEWAL: Duration = Duration::from_secs(1);
 /// A shorter silence says nothing of a server.
 const TELLING: Duration = Duration::from_secs(1);
-/// The most of an error's body that is looked at.
+/// The most of an error's body that is looked at, and the longest wait for it: its status has said the main thing.
 const MAX_ERROR_BODY: usize = 8 << 10;
+const ERROR_BODY_LIMIT: Duration = Duration::from_secs(1);
+/// What object stores say to a signature of another time than theirs.
+const SKEWED: &str = "RequestTimeTooSkewed";
 
 /// Where connections go.
 #[derive(Clone, Debug)]
@@ -43,7 +46,7 @@ pub(crate) enum Way {
 
 /// Sends requests.
 pub(crate) struct Client {
-    setup: Setup,
+    setup: Arc<Setup>,
     current: Mutex<Connections>,
 }
 
@@ -61,10 +64,17 @@ struct Setup {
 struct Connections {
     client: reqwest::Client,
     since: Instant,
+    is_used: bool,
 }
 
-/// A request.
-#[derive(Clone, Debug)]
+impl Connections {
+    fn new(client: reqwest::Client) -> Self {
+        Self { client, since: Instant::now(), is_used: false }
+    }
+}
+
+/// A request. Its address and its form may hold secrets.
+#[derive(Clone)]
 pub(crate) struct Call {
     pub method: Method,
     pub url: Url,
@@ -85,8 +95,7 @@ impl Call {
     }
 }
 
-/// The head of an answer, its body yet to come.
-#[derive(Debug)]
+/// The head of an answer, its body yet to come. Its address may hold a signature.
 pub(crate) struct Answer {
     response: reqwest::Response,
     patience: Patience,
@@ -155,8 +164,17 @@ impl Client {
             identity,
             headers,
         };
-        let client = setup.connect()?;
-        Ok(Self { setup, current: Mutex::new(Connections { client, since: Instant::now() }) })
+        Self::with(Arc::new(setup))
+    }
+
+    fn with(setup: Arc<Setup>) -> Result<Self> {
+        let current = Mutex::new(Connections::new(setup.connect()?));
+        Ok(Self { setup, current })
+    }
+
+    /// The same way, with connections of its own.
+    pub(crate) fn apart(&self) -> Result<Self> {
+        Self::with(self.setup.clone())
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -179,8 +197,10 @@ impl Client {
         let connecting = limit.map(|limit| limit.saturating_add(self.setup.connect_timeout.unwrap_or(limit)));
         let head = Patience { limit: connecting, deadline: call.deadline };
         let response = head.wait("no answer", request.send()).await.inspect_err(|failure| {
+            // An HTTP/2 connection that stands still would be offered again and again. Of many that say so only the
+            // first is heard.
             if matches!(failure, Failure::Silent(_)) {
-                self.renew();
+                self.renew_if(|current| current.since.elapsed() >= RENEWAL);
             }
         })?;
         let response = response.map_err(Failure::of_library)?;
@@ -188,19 +208,23 @@ impl Client {
     }
 
     fn connections(&self) -> reqwest::Client {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).client.clone()
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        current.is_used = true;
+        current.client.clone()
     }
 
-    /// Leaves all connections to those who use them now: a later request opens a new one. An HTTP/2 connection that
-    /// stands still would else be offered again and again.
+    /// Leaves all connections to those who use them now: a later request opens a new one.
     pub(crate) fn renew(&self) {
+        self.renew_if(|current| current.is_used);
+    }
+
+    fn renew_if(&self, is_wanted: impl FnOnce(&Connections) -> bool) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.since.elapsed() < RENEWAL {
-            return;
-        }
         // It worked before with the same setup; if it does not now, the old connections are all there is.
-        if let Ok(client) = self.setup.connect() {
-            *current = Connections { client, since: Instant::now() };
+        if is_wanted(&current)
+            && let Ok(client) = self.setup.connect()
+        {
+            *current = Connections::new(client);
         }
     }
 }
@@ -266,6 +290,11 @@ impl Answer {
         self.response.headers().get_all(name).into_iter().filter_map(|value| value.to_str().ok())
     }
 
+    /// What the server's clock said.
+    pub(crate) fn date(&self) -> Option<SystemTime> {
+        self.header(DATE).and_then(|date| httpdate::parse_http_date(date).ok())
+    }
+
     /// Bytes of the body, if the head tells.
     pub(crate) fn content_length(&self) -> Option<u64> {
         self.response.content_length()
@@ -294,11 +323,24 @@ impl Answer {
     /// The status, and the server's code for the error if its body has one: `503 Service Unavailable (SlowDown)`.
     /// More of the body is never shown, since servers quote what they were sent.
     pub(crate) async fn describe(self) -> String {
-        let status = self.status();
-        match self.body(MAX_ERROR_BODY).await.ok().and_then(|body| error_code(&body)) {
+        let (status, date) = (self.status(), self.date());
+        let body = tokio::time::timeout(ERROR_BODY_LIMIT, self.body(MAX_ERROR_BODY)).await;
+        match body.ok().and_then(Result::ok).and_then(|body| error_code(&body)) {
+            Some(code) if code == SKEWED => {
+                let clocks = date.map(|date| clocks(SystemTime::now(), date)).unwrap_or_default();
+                format!("{status} ({code}){clocks}")
+            }
             Some(code) => format!("{status} ({code})"),
             None => status.to_string(),
         }
+    }
+}
+
+/// How far our clock is from the server's.
+fn clocks(ours: SystemTime, server: SystemTime) -> String {
+    match ours.duration_since(server) {
+        Ok(ahead) => format!(": our clock is {} s ahead of the server's", ahead.as_secs()),
+        Err(behind) => format!(": our clock is {} s behind the server's", behind.duration().as_secs()),
     }
 }
 
@@ -363,5 +405,12 @@ mod tests {
         ] {
             assert_eq!(error_code(body.as_bytes()).as_deref(), code, "{body}");
         }
+    }
+
+    #[test]
+    fn clocks_are_compared() {
+        let (early, late) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_secs(3600));
+        assert_eq!(clocks(late, early), ": our clock is 3600 s ahead of the server's");
+        assert_eq!(clocks(early, late), ": our clock is 3600 s behind the server's");
     }
 }

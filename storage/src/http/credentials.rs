@@ -2,18 +2,22 @@
 //! Docker's configuration, else nobody.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
+use tokio::sync::Mutex as AsyncMutex;
 
 use super::docker_config;
 use crate::secret::Secret;
 
-/// What Docker's configuration said is asked again after this time, and after a refusal.
+/// Docker's configuration is looked into again after this time.
 const DOCKER_LIFE: Duration = Duration::from_secs(300);
+/// The same when it had nothing, or nothing that was believed: a login or a new password is found soon, and no helper is
+/// started for each request.
+const DOCKER_PAUSE: Duration = Duration::from_secs(5);
 
 /// A proof of who we are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,45 +61,153 @@ impl Credential {
 #[derive(Debug)]
 pub(crate) struct Credentials {
     host: String,
+    /// In the configuration or at run time.
     given: Mutex<Option<Secret>>,
     docker_config: Option<PathBuf>,
-    found: Mutex<Option<(Instant, Credential)>>,
+    /// Whose turn it is to look into Docker's configuration.
+    looking: AsyncMutex<()>,
+    found: Mutex<Option<Found>>,
+}
+
+/// What Docker's configuration said.
+#[derive(Debug)]
+struct Found {
+    at: Instant,
+    result: Result<Credential, String>,
+    /// The server did not believe it.
+    refused: bool,
+}
+
+impl Found {
+    /// Whether it is taken for what the configuration still says. A failure never is.
+    fn is_fresh(&self) -> bool {
+        let life = match &self.result {
+            Ok(Credential::Anonymous) => DOCKER_PAUSE,
+            Ok(_) if self.refused => DOCKER_PAUSE,
+            Ok(_) => DOCKER_LIFE,
+            Err(_) => Duration::ZERO,
+        };
+        self.at.elapsed() < life
+    }
 }
 
 impl Credentials {
     /// For the registry at `host`: `auth` if there is one, else what Docker's configuration says.
     pub(crate) fn new(host: String, auth: Option<Secret>, docker_config: Option<PathBuf>) -> Self {
-        Self { host, given: Mutex::new(auth), docker_config, found: Mutex::new(None) }
+        Self {
+            host,
+            given: Mutex::new(auth),
+            docker_config,
+            looking: AsyncMutex::default(),
+            found: Mutex::default(),
+        }
     }
 
-    /// From now on `auth` is who we are, unless it is not what [`Credential::from_auth`] takes.
-    pub(crate) fn exchange(&self, auth: Secret) -> Result<(), &'static str> {
-        Credential::from_auth(&auth)?;
-        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Some(auth);
-        Ok(())
+    /// From now on `auth` is who we are.
+    pub(crate) fn exchange(&self, auth: Secret) {
+        *lock(&self.given) = Some(auth);
     }
 
     /// Who we are now.
     pub(crate) async fn current(&self) -> Result<Credential, String> {
-        if let Some(auth) = self.given.lock().unwrap_or_else(PoisonError::into_inner).clone() {
+        let given = lock(&self.given).clone();
+        if let Some(auth) = given {
             return Credential::from_auth(&auth).map_err(|detail| format!("auth: {detail}"));
         }
         let Some(path) = &self.docker_config else { return Ok(Credential::Anonymous) };
-        if let Some((since, credential)) = &*self.found.lock().unwrap_or_else(PoisonError::into_inner)
-            && since.elapsed() < DOCKER_LIFE
-        {
-            return Ok(credential.clone());
+        let asked = Instant::now();
+        let known = |is_good: &dyn Fn(&Found) -> bool| {
+            lock(&self.found).as_ref().filter(|found| is_good(found)).map(|found| found.result.clone())
+        };
+        if let Some(result) = known(&Found::is_fresh) {
+            return result;
         }
-        let found = docker_config::look_up(path, &self.host).await?.unwrap_or(Credential::Anonymous);
-        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), found.clone()));
-        Ok(found)
+        let _turn = self.looking.lock().await;
+        // What somebody else has found meanwhile is as good as what we would find.
+        if let Some(result) = known(&|found| found.at >= asked || found.is_fresh()) {
+            return result;
+        }
+        let result = docker_config::look_up(path, &self.host).await;
+        let result = result.map(|found| found.unwrap_or(Credential::Anonymous));
+        *lock(&self.found) = Some(Found { at: Instant::now(), result: result.clone(), refused: false });
+        result
     }
 
-    /// The server did not believe `credential`: what was found is not used again.
+    /// The server did not believe `credential`: if it was found, it is looked for again before long.
     pub(crate) fn refused(&self, credential: &Credential) {
-        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        if found.as_ref().is_some_and(|(_, kept)| kept == credential) {
-            *found = None;
+        if let Some(found) = &mut *lock(&self.found) {
+            found.refused |= found.result.as_ref() == Ok(credential);
         }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn password(auth: &str) -> Credential {
+        Credential::Password(Secret::new(auth))
+    }
+
+    #[tokio::test]
+    async fn the_nearest_source_wins() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), r#"{"auths": {"r": {"auth": "ZG9ja2VyOng="}}}"#).unwrap();
+        let docker = Some(file.path().to_owned());
+        let configured = Credentials::new("r".to_owned(), Some(Secret::new("Y29uZjp4")), docker.clone());
+        assert_eq!(configured.current().await.unwrap(), password("Y29uZjp4"));
+        configured.exchange(Secret::new("cnVuOng="));
+        assert_eq!(configured.current().await.unwrap(), password("cnVuOng="));
+        let found = Credentials::new("r".to_owned(), None, docker.clone());
+        assert_eq!(found.current().await.unwrap(), password("ZG9ja2VyOng="));
+        let nobody = Credentials::new("other".to_owned(), None, docker);
+        assert_eq!(nobody.current().await.unwrap(), Credential::Anonymous);
+        assert_eq!(
+            Credentials::new("r".to_owned(), None, None).current().await.unwrap(),
+            Credential::Anonymous
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_found_is_kept_and_a_failure_is_not() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let write = |text: &str| std::fs::write(file.path(), text).unwrap();
+        let credentials = Credentials::new("r".to_owned(), None, Some(file.path().to_owned()));
+        write("broken");
+        assert!(credentials.current().await.is_err());
+        write(r#"{"auths": {"r": {"auth": "b25lOng="}}}"#);
+        let one = credentials.current().await.unwrap();
+        assert_eq!(one, password("b25lOng="));
+        write(r#"{"auths": {"r": {"auth": "dHdvOng="}}}"#);
+        assert_eq!(credentials.current().await.unwrap(), one);
+        // Refused, it is looked for again, but not with each request.
+        credentials.refused(&one);
+        assert_eq!(credentials.current().await.unwrap(), one);
+        if let Some(found) = &mut *lock(&credentials.found) {
+            found.at -= DOCKER_PAUSE;
+        }
+        assert_eq!(credentials.current().await.unwrap(), password("dHdvOng="));
+    }
+
+    #[tokio::test]
+    async fn of_many_who_ask_one_looks() {
+        let dir = tempfile::tempdir().unwrap();
+        // A file that answers once: who reads it a second time waits for ever.
+        let path = dir.path().join("config.json");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let writer = path.clone();
+        let written = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            std::fs::write(writer, r#"{"auths": {"r": {"auth": "b25lOng="}}}"#).unwrap();
+        });
+        let credentials = Credentials::new("r".to_owned(), None, Some(path));
+        let all = futures_util::future::join_all((0..50).map(|_| credentials.current()));
+        let all = tokio::time::timeout(Duration::from_secs(10), all).await.unwrap();
+        assert!(all.into_iter().all(|found| found.unwrap() == password("b25lOng=")));
+        written.join().unwrap();
     }
 }

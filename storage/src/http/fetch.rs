@@ -57,6 +57,9 @@ pub(crate) trait Server: Send + Sync + std::fmt::Debug + 'static {
     }
 }
 
+/// The most answers that one request is made whole from, when the server sends less than it is asked for.
+const MAX_PIECES: usize = 1024;
+
 /// Reads ranges of blobs from one kind of server.
 #[derive(Debug)]
 pub(crate) struct Fetcher<S> {
@@ -222,7 +225,8 @@ impl<S> Drop for Held<S> {
 
 /// A request that has ended.
 struct Ended<S> {
-    endpoint: EndpointIndex,
+    /// Who has sent some of the part's bytes.
+    sender: Option<EndpointIndex>,
     held: Held<S>,
     part: Part,
     result: Result<(), Failure>,
@@ -299,11 +303,11 @@ impl<S: Server> Read<'_, S> {
             };
             match event {
                 Event::Ended(ended) => {
-                    let Ended { endpoint, held, part, result } = *ended;
+                    let Ended { sender, held, part, result } = *ended;
                     held.report(Some(&mut self.tries), &result);
                     if part.received() >= self.part.received() {
                         self.part = part;
-                        self.request.attempts.sent_by(endpoint);
+                        sender.into_iter().for_each(|sender| self.request.attempts.sent_by(sender));
                     }
                     match result {
                         Ok(()) => {
@@ -330,6 +334,7 @@ impl<S: Server> Read<'_, S> {
         let (blob, request) = (self.blob.clone(), self.request.clone());
         // What has come goes along: the request asks for the rest. A hedge begins anew.
         let mut part = self.part.take_progress();
+        let before = part.received();
         Box::pin(async move {
             let shared = held.shared.clone();
             let result = async {
@@ -340,12 +345,20 @@ impl<S: Server> Read<'_, S> {
                 if needs_new_connection {
                     route.renew();
                 }
-                let answer = shared.server.ask(route, &blob, &part, &request).await?;
-                part.fill(answer, &shared.server.name(&blob)).await
+                for _ in 0..MAX_PIECES {
+                    let answer = shared.server.ask(route, &blob, &part, &request).await?;
+                    let filled = part.fill(answer, &shared.server.name(&blob)).await;
+                    filled.inspect_err(|_| shared.server.forget(route, &blob))?;
+                    if part.is_complete() {
+                        return Ok(());
+                    }
+                }
+                Err(Failure::Broken(format!("the server sends it in pieces, more than {MAX_PIECES}")))
             };
             let result = result.await;
             drop(room);
-            Ended { endpoint, held, part, result }
+            let sender = (part.received() > before).then_some(endpoint);
+            Ended { sender, held, part, result }
         })
     }
 

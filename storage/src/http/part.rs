@@ -67,12 +67,14 @@ impl Part {
             .unwrap_or_else(|_| HeaderValue::from_static("bytes=0-"))
     }
 
-    fn is_complete(&self) -> bool {
+    /// Whether all bytes have come.
+    pub(crate) fn is_complete(&self) -> bool {
         self.received() == self.len
     }
 
-    /// Takes what `answer` brings: 206, 200 or 416. `what` names the object. On an error, the bytes that came before
-    /// it are kept.
+    /// Takes what `answer` brings: 206, 200 or 416. `what` names the object. At least one byte has come if there is no
+    /// error, perhaps not all: a server may send less than it was asked for. On an error, the bytes that came before it
+    /// are kept.
     pub(crate) async fn fill(&mut self, answer: Answer, what: &str) -> Result<(), Failure> {
         if let Some(encoding) = answer.header(CONTENT_ENCODING)
             && !encoding.eq_ignore_ascii_case("identity")
@@ -85,7 +87,7 @@ impl Part {
             StatusCode::RANGE_NOT_SATISFIABLE => {
                 let total = answer.header(CONTENT_RANGE).and_then(|text| text.strip_prefix("bytes */"));
                 if let Some(total) = total.and_then(number) {
-                    self.learn_total(total, what)?;
+                    self.learn_total(total)?;
                 }
                 Err(Failure::Refused(self.beyond_the_end(what)))
             }
@@ -100,7 +102,7 @@ impl Part {
             return Err(wrong(what, format!("asked for bytes {first}-{last}, Content-Range is {text:.60?}")));
         };
         if let Some(total) = total {
-            self.learn_total(total, what)?;
+            self.learn_total(total)?;
         }
         if start != first || end > last {
             return Err(wrong(what, format!("asked for bytes {first}-{last}, got {start}-{end}")));
@@ -108,18 +110,14 @@ impl Part {
         if end < last && total == Some(end + 1) {
             return Err(Failure::Refused(self.beyond_the_end(what)));
         }
-        self.gather(answer, 0, end - start + 1).await?;
-        if self.is_complete() {
-            return Ok(());
-        }
-        Err(Failure::Broken(format!("asked for bytes {first}-{last}, the server sent only {start}-{end}")))
+        self.gather(answer, 0, end - start + 1).await
     }
 
     /// The server does not know ranges, and sends everything.
     async fn fill_from_whole(&mut self, answer: Answer, what: &str) -> Result<(), Failure> {
         let (first, last) = self.wanted();
         if let Some(total) = answer.content_length() {
-            self.learn_total(total, what)?;
+            self.learn_total(total)?;
             if total <= last {
                 return Err(Failure::Refused(self.beyond_the_end(what)));
             }
@@ -155,12 +153,13 @@ impl Part {
         Ok(())
     }
 
-    /// Bytes of two versions of an object never mix.
-    fn learn_total(&mut self, total: u64, what: &str) -> Result<(), Failure> {
+    /// Bytes of two versions of an object never mix: what came of the other one is dropped, and all of it is asked for
+    /// again. Which of the two is right is not for us to say.
+    fn learn_total(&mut self, total: u64) -> Result<(), Failure> {
         match self.total.replace(total) {
-            Some(before) if before != total => {
+            Some(before) if before != total && !self.data.is_empty() => {
                 self.data.clear();
-                Err(wrong(what, format!("the object had {before} bytes, now it has {total}")))
+                Err(Failure::Broken(format!("the object had {before} bytes, now it has {total}")))
             }
             _ => Ok(()),
         }

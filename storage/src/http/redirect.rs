@@ -1,6 +1,7 @@
 //! Where a redirect leads, and whether we go there.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use reqwest::{StatusCode, Url};
@@ -10,6 +11,8 @@ use crate::blob::BlobId;
 
 /// The most redirects of one request.
 pub(crate) const MAX_REDIRECTS: usize = 5;
+/// The longest address we are led to: signatures take a kilobyte or two.
+const MAX_LOCATION: usize = 16 << 10;
 /// The most targets that are remembered: an image has at most 256 blobs, each on a few endpoints.
 const MAX_KEPT: usize = 4096;
 
@@ -36,6 +39,9 @@ impl Rules {
     /// of the location but its scheme, since locations are signed.
     pub(crate) fn target(&self, from: &Url, location: Option<&str>) -> Result<Url, String> {
         let location = location.ok_or("a redirect without a location")?;
+        if location.len() > MAX_LOCATION {
+            return Err(format!("a redirect to an address of {} bytes", location.len()));
+        }
         let mut target = from.join(location).map_err(|_| "a redirect to what is no address")?;
         if !matches!(target.scheme(), "http" | "https") {
             return Err(format!("a redirect to scheme {:.20?}", target.scheme()));
@@ -66,9 +72,16 @@ fn set_host(url: &mut Url, authority: &str) -> Option<()> {
 
 /// Where the redirects of a blob led, so that the next range goes there at once. By endpoint, since each may send
 /// elsewhere.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Targets {
     kept: Mutex<HashMap<(usize, BlobId), Url>>,
+}
+
+/// Signed addresses are secrets.
+impl fmt::Debug for Targets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Targets").field("kept", &self.lock().len()).finish_non_exhaustive()
+    }
 }
 
 impl Targets {
@@ -138,6 +151,8 @@ mod tests {
             assert!(error.contains(complaint), "{error}");
         }
         assert!(none.target(&url("https://r/"), None).is_err());
+        let long = format!("/{}", "x".repeat(MAX_LOCATION));
+        assert!(target(&none, "https://r/b", &long).unwrap_err().contains("16385 bytes"));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The endpoints of a backend: mirrors or a proxy, then the origin; what each is sent, and whether it is well.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use reqwest::Url;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::{StatusCode, Url};
 
 use super::client::{Answer, Call, Client, Way, header};
 use super::failure::Failure;
@@ -23,8 +24,7 @@ const DRAGONFLY_ERROR: &str = "x-dragonfly-error-type";
 /// A ping takes no longer, whatever else is configured.
 const PING_LIMIT: Duration = Duration::from_secs(30);
 
-/// One endpoint.
-#[derive(Debug)]
+/// One endpoint. Its addresses may hold passwords.
 pub(crate) struct Route {
     /// Its place in the list.
     pub index: usize,
@@ -41,7 +41,6 @@ pub(crate) struct Route {
     ping: Option<Ping>,
 }
 
-#[derive(Debug)]
 struct Ping {
     client: Arc<Client>,
     url: Url,
@@ -63,6 +62,12 @@ impl Ping {
     }
 }
 
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route").field("role", &self.role).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 /// The endpoints of `options` in the order in which they are preferred. `origin` is how the origin is reached, `place` its
 /// name.
 pub(crate) fn routes(options: &HttpOptions, origin: Way, place: &str) -> Result<Vec<Route>> {
@@ -73,7 +78,8 @@ pub(crate) fn routes(options: &HttpOptions, origin: Way, place: &str) -> Result<
     };
     let mut routes = Vec::new();
     for mirror in &options.mirrors {
-        routes.push(Route::mirror(mirror, options, direct.clone())?);
+        // With connections of its own: what is done about those of a mirror is not done to the others'.
+        routes.push(Route::mirror(mirror, options, Arc::new(direct.apart()?))?);
     }
     if let Some(proxy) = &options.proxy {
         routes.push(Route::proxy(proxy, options, direct)?);
@@ -155,6 +161,11 @@ impl Route {
             url.set_path(&format!("{}{}", base.path().trim_end_matches('/'), origin.path()));
             url.set_query(origin.query());
         }
+        self.spoken(url)
+    }
+
+    /// `url`, with the scheme that this endpoint is asked in.
+    pub(crate) fn spoken(&self, mut url: Url) -> Url {
         if self.use_http {
             // Only a scheme that is not of the web refuses, and there is none.
             let _ = url.set_scheme("http");
@@ -175,9 +186,6 @@ impl Route {
                 Priority::Prefetch => HeaderValue::from_static("3"),
             };
             call.headers.insert(DRAGONFLY_PRIORITY, urgency);
-            if self.use_http {
-                let _ = call.url.set_scheme("http");
-            }
         }
         call.received = self.watch.request();
         self.client.send(call).await
@@ -185,8 +193,9 @@ impl Route {
 
     /// What an answer that is no success means. `what` names the object and `place` where it should be.
     pub(crate) async fn failure(&self, answer: Answer, what: &str, place: &str) -> Failure {
-        let from_proxy =
-            answer.header(DRAGONFLY_ERROR).is_some_and(|kind| kind.eq_ignore_ascii_case("proxy"));
+        // No origin asks for a proof to a proxy.
+        let from_proxy = answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED
+            || answer.header(DRAGONFLY_ERROR).is_some_and(|kind| kind.eq_ignore_ascii_case("proxy"));
         let place = if self.name.is_empty() { place.to_owned() } else { format!("{place} ({})", self.name) };
         let failure = Failure::of_answer(answer, what, &place).await;
         match self.role {
@@ -197,7 +206,7 @@ impl Route {
         }
     }
 
-    /// Whether the next request needs a connection that nobody used before.
+    /// The next request goes over a connection that nobody used before.
     pub(crate) fn renew(&self) {
         self.client.renew();
     }

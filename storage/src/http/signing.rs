@@ -57,12 +57,18 @@ impl Signer {
         Self::S3(RequestSigner::new("s3", region), credential)
     }
 
-    /// Adds the headers that prove who we are to `call`, as if it went to `address`: that of the bucket, also when a
-    /// mirror is asked, which passes the request on.
+    /// Adds the headers that prove who we are to `call`. S3's are for the host that is asked, be it a mirror; OSS's are for
+    /// the object, `address` in the bucket itself, wherever it is asked for.
     pub(crate) async fn sign(&self, call: &mut Call, address: &Url, what: &str) -> Result<(), Failure> {
         let failed =
             |detail: &str| Failure::Final(Error::invalid(what, format!("cannot be signed: {detail}")));
-        let mut request = reqwest::Request::new(call.method.clone(), address.clone());
+        let mut address = match self {
+            Self::S3(..) => call.url.clone(),
+            Self::Oss(..) | Self::Nobody => address.clone(),
+        };
+        // `Host`, which is signed, has no user; an address that may have one takes it away without a word.
+        let _ = address.set_username("").and_then(|()| address.set_password(None));
+        let mut request = reqwest::Request::new(call.method.clone(), address);
         *request.headers_mut() = std::mem::take(&mut call.headers);
         let request = ::http::Request::<reqwest::Body>::try_from(request);
         let (mut parts, _) = request.map_err(|_| failed("its address is none of HTTP"))?.into_parts();

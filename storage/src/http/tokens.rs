@@ -14,9 +14,11 @@ use reqwest::{Method, Url};
 use serde::Deserialize;
 use tokio::sync::Notify;
 
-use super::client::{Answer, Call, Client};
+use super::client::{Answer, Call, Client, Way};
 use super::credentials::{Credential, Identity};
 use super::failure::Failure;
+use super::options::HttpOptions;
+use crate::policy::endpoint::Role;
 use crate::policy::token::{Fault, Fetch, Life, Need};
 use crate::secret::Secret;
 use crate::{Error, Result};
@@ -38,6 +40,36 @@ pub(crate) struct Grant {
     pub realm: Url,
     pub service: Option<String>,
     pub scope: Option<String>,
+}
+
+/// The ways to token services: those of the registry whose tokens they are.
+#[derive(Debug)]
+pub(crate) struct Ways {
+    proxied: Vec<Arc<Client>>,
+    direct: Vec<Arc<Client>>,
+}
+
+impl Ways {
+    /// Through the proxy of `options` if there is one, and past it if that is allowed.
+    pub(crate) fn new(options: &HttpOptions) -> Result<Self> {
+        let mut ways = Self { proxied: Vec::new(), direct: Vec::new() };
+        if options.proxy.as_ref().is_none_or(|proxy| proxy.fallback) {
+            ways.direct.push(Arc::new(Client::new(options, Way::Direct)?));
+        }
+        if let Some(proxy) = &options.proxy {
+            let through = Client::new(options, Way::Proxy(Secret::new(proxy.url.expose())))?;
+            ways.proxied = [Arc::new(through)].into_iter().chain(ways.direct.clone()).collect();
+        }
+        Ok(ways)
+    }
+
+    /// In the order they are tried by a request that goes to an endpoint with this role.
+    pub(crate) fn of(&self, role: Role) -> &[Arc<Client>] {
+        match role {
+            Role::Proxy => &self.proxied,
+            Role::Mirror | Role::Origin => &self.direct,
+        }
+    }
 }
 
 /// The tokens of a process.
@@ -80,9 +112,9 @@ impl Held {
         let (now, mut life) = (Instant::now(), lock(&self.entry.life));
         match fetched {
             Ok((token, lasts)) => life.fetched(now, fetch, token, lasts),
-            Err(Failure::Final(_)) => life.failed(now, fetch, Fault::Denied),
+            Err(Failure::Final(_)) => life.failed(now, fetch, Fault::Denied, None),
             Err(Failure::Late) => life.abandoned(fetch),
-            Err(_) => life.failed(now, fetch, Fault::Unavailable),
+            Err(failure) => life.failed(now, fetch, Fault::Unavailable, failure.retry_after()),
         }
     }
 }
@@ -124,7 +156,7 @@ impl Tokens {
     /// A token for `grant`, proving to be `credential`: the one at hand, else a new one. Waits until `deadline`.
     pub(crate) async fn get(
         self: &Arc<Self>,
-        client: &Arc<Client>,
+        ways: &[Arc<Client>],
         grant: &Grant,
         credential: &Credential,
         deadline: Instant,
@@ -139,12 +171,12 @@ impl Tokens {
             match need {
                 Need::Use(token) => return Ok(token),
                 Need::Renew(token, fetch) => {
-                    self.renew(Held { entry: entry.clone(), fetch: Some(fetch) }, client, grant, credential);
+                    self.renew(Held { entry: entry.clone(), fetch: Some(fetch) }, ways, grant, credential);
                     return Ok(token);
                 }
                 Need::Fetch(fetch) => {
                     let held = Held { entry: entry.clone(), fetch: Some(fetch) };
-                    let fetched = self.fetch(client, grant, credential, deadline).await;
+                    let fetched = self.fetch(ways, grant, credential, deadline).await;
                     held.end(fetched.as_ref().map(Clone::clone));
                     return fetched.map(|(token, _)| token);
                 }
@@ -172,6 +204,21 @@ impl Tokens {
         lock(&self.entry(grant, credential).life).refused(Instant::now(), text);
     }
 
+    /// The registry accepted `text`.
+    pub(crate) fn accepted(&self, grant: &Grant, credential: &Credential, text: &Secret) {
+        lock(&self.entry(grant, credential).life).accepted(text);
+    }
+
+    /// Somebody says that the credential is good, whatever a service has said of it.
+    pub(crate) fn pardon(&self, identity: Identity) {
+        for ((_, of), entry) in &*lock(&self.entries) {
+            if *of == identity {
+                lock(&entry.life).pardon();
+                entry.wake.notify_waiters();
+            }
+        }
+    }
+
     fn entry(&self, grant: &Grant, credential: &Credential) -> Arc<Entry> {
         let mut entries = lock(&self.entries);
         if entries.len() >= MAX_KEPT {
@@ -186,12 +233,12 @@ impl Tokens {
     }
 
     /// Fetches a new token in the background.
-    fn renew(self: &Arc<Self>, held: Held, client: &Arc<Client>, grant: &Grant, credential: &Credential) {
-        let (tokens, client) = (self.clone(), client.clone());
+    fn renew(self: &Arc<Self>, held: Held, ways: &[Arc<Client>], grant: &Grant, credential: &Credential) {
+        let (tokens, ways) = (self.clone(), ways.to_vec());
         let (grant, credential) = (grant.clone(), credential.clone());
         tokio::spawn(async move {
             let deadline = Instant::now() + RENEWAL_LIMIT;
-            let fetched = tokens.fetch(&client, &grant, &credential, deadline).await;
+            let fetched = tokens.fetch(&ways, &grant, &credential, deadline).await;
             if let Err(failure) = &fetched {
                 tracing::warn!(realm = host(&grant.realm), %failure, "cannot renew a token");
             }
@@ -204,15 +251,22 @@ impl Tokens {
         *lock(&self.fetches)
     }
 
-    /// Asks the token service, and counts that.
+    /// Asks the token service, by the first way on which there is an answer, and counts that.
     async fn fetch(
         &self,
-        client: &Client,
+        ways: &[Arc<Client>],
         grant: &Grant,
         credential: &Credential,
         deadline: Instant,
     ) -> Result<(Secret, Duration), Failure> {
-        let fetched = self.ask(client, grant, credential, deadline).await;
+        let mut fetched = Err(Failure::Late);
+        for client in ways {
+            fetched = self.ask(client, grant, credential, deadline).await;
+            // Of the service itself it says nothing when the way is blocked.
+            if !fetched.as_ref().is_err_and(Failure::is_of_the_way) {
+                break;
+            }
+        }
         let mut fetches = lock(&self.fetches);
         match &fetched {
             Ok(_) => fetches.given += 1,
@@ -246,6 +300,7 @@ impl Tokens {
                 form.push(("refresh_token", token.expose().to_owned()));
             }
         }
+        // No identity token goes into an address.
         let may_get = !matches!(credential, Credential::IdentityToken(_));
         if !may_get || !lock(&self.get_only).contains(&grant.realm) {
             let mut post = call.clone();
@@ -253,9 +308,12 @@ impl Tokens {
             post.form = Some(form.clone());
             let answer = client.send(post).await?;
             let status = answer.status();
-            let dislikes_post = status.is_client_error() && status.as_u16() != 429 || status.as_u16() == 501;
+            let dislikes_post = matches!(status.as_u16(), 400..=406 | 409..=424 | 426..=428 | 430..=501);
             if !(may_get && dislikes_post) {
-                return token(answer, grant).await;
+                match token(answer, grant).await {
+                    Err(Failure::Refused(_)) if may_get && status.is_success() => {}
+                    other => return other,
+                }
             }
         }
         call.url.query_pairs_mut().extend_pairs(&form);
@@ -268,36 +326,49 @@ impl Tokens {
     }
 }
 
+/// What a token service answers.
+#[derive(Deserialize)]
+struct Granted {
+    token: Option<String>,
+    access_token: Option<String>,
+    /// Seconds, in a number or, with some services, in a text.
+    #[serde(default)]
+    expires_in: serde_json::Value,
+}
+
+impl Granted {
+    fn parse(body: &[u8]) -> Option<(Secret, Duration)> {
+        let granted: Self = serde_json::from_slice(body).ok()?;
+        let text =
+            [granted.token, granted.access_token].into_iter().flatten().find(|text| !text.is_empty())?;
+        let told = match &granted.expires_in {
+            serde_json::Value::String(text) => text.trim().parse().ok(),
+            other => other.as_f64(),
+        };
+        let life = told.and_then(|life| Duration::try_from_secs_f64(life).ok()).unwrap_or(DEFAULT_LIFE);
+        Some((Secret::new(text), life))
+    }
+}
+
 /// The token in an answer of a token service, and how long it lives.
 async fn token(answer: Answer, grant: &Grant) -> Result<(Secret, Duration), Failure> {
-    #[derive(Deserialize)]
-    struct Body {
-        token: Option<String>,
-        access_token: Option<String>,
-        expires_in: Option<f64>,
-    }
     let service = format!("token service {}", host(&grant.realm));
     let status = answer.status();
-    if status.is_client_error() && status.as_u16() != 429 {
-        let detail = format!("it answered {}", answer.describe().await);
-        let source = io::Error::new(io::ErrorKind::PermissionDenied, detail);
-        return Err(Failure::Final(Error::Denied { what: service, source }));
-    }
-    if !status.is_success() {
-        return Err(Failure::of_answer(answer, &service, &service).await);
+    match status.as_u16() {
+        // It is the proxy that wants to know who asks.
+        407 => return Err(Failure::of_answer(answer, &service, &service).await.of_a_stand_in()),
+        408 | 425 | 429 => return Err(Failure::of_answer(answer, &service, &service).await),
+        400..500 => {
+            let detail = format!("it answered {}", answer.describe().await);
+            let source = io::Error::new(io::ErrorKind::PermissionDenied, detail);
+            return Err(Failure::Final(Error::Denied { what: service, source }));
+        }
+        _ if !status.is_success() => return Err(Failure::of_answer(answer, &service, &service).await),
+        _ => {}
     }
     let body = answer.body(MAX_ANSWER).await?;
-    let body: Option<Body> = serde_json::from_slice(&body).ok();
-    let text = body.as_ref().and_then(|body| body.token.as_ref().or(body.access_token.as_ref()));
-    let Some(text) = text.filter(|text| !text.is_empty()) else {
-        let detail = "its answer holds no token";
-        return Err(Failure::Refused(Error::invalid(service, detail)));
-    };
-    let told = body
-        .as_ref()
-        .and_then(|body| body.expires_in)
-        .and_then(|life| Duration::try_from_secs_f64(life).ok());
-    Ok((Secret::new(text), told.unwrap_or(DEFAULT_LIFE)))
+    Granted::parse(&body)
+        .ok_or_else(|| Failure::Refused(Error::invalid(service, "its answer holds no token")))
 }
 
 /// `SCHEME SECRET` as the value of `Authorization`.
@@ -320,6 +391,32 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn answers_of_token_services() {
+        const HUGE: Duration = Duration::from_secs(9_000_000_000_000_000);
+        let seconds = Duration::from_secs;
+        for (body, expected) in [
+            (r#"{"token":"t"}"#, Some(("t", DEFAULT_LIFE))),
+            (r#"{"access_token":"a","expires_in":300,"issued_at":"x"}"#, Some(("a", seconds(300)))),
+            (r#"{"token":"t","access_token":"a","expires_in":0}"#, Some(("t", seconds(0)))),
+            (r#"{"token":"","access_token":"a","expires_in":null}"#, Some(("a", DEFAULT_LIFE))),
+            (r#"{"token":null,"access_token":"a","expires_in":"60"}"#, Some(("a", seconds(60)))),
+            (r#"{"token":"t","expires_in":9000000000000000}"#, Some(("t", HUGE))),
+            (r#"{"token":"t","expires_in":1e300}"#, Some(("t", DEFAULT_LIFE))),
+            (r#"{"token":"t","expires_in":-1}"#, Some(("t", DEFAULT_LIFE))),
+            (r#"{"token":"t","expires_in":"NaN"}"#, Some(("t", DEFAULT_LIFE))),
+            (r#"{"token":"t","expires_in":[1]}"#, Some(("t", DEFAULT_LIFE))),
+            (r#"{"token":["t"]}"#, None),
+            (r#"{"token":""}"#, None),
+            ("{}", None),
+            ("<html>", None),
+            ("", None),
+        ] {
+            let expected = expected.map(|(text, life)| (Secret::new(text), life));
+            assert_eq!(Granted::parse(body.as_bytes()), expected, "{body}");
+        }
+    }
 
     #[test]
     fn credentials_go_to_tls_or_to_the_plain_registry_itself() {

@@ -26,8 +26,8 @@ pub enum TryOutcome {
     Broken,
     /// The connection stood still.
     Silent,
-    /// The server cannot prove who it is, or led to no address.
-    Untrusted,
+    /// No such host, no TLS, or a certificate that is not good enough for either side.
+    Unusable,
     /// 5xx.
     ServerError,
     /// 429.
@@ -51,7 +51,7 @@ impl TryOutcome {
         Self::Connect,
         Self::Broken,
         Self::Silent,
-        Self::Untrusted,
+        Self::Unusable,
         Self::ServerError,
         Self::Throttled,
         Self::NotFound,
@@ -68,7 +68,7 @@ impl TryOutcome {
             Self::Connect => "connect",
             Self::Broken => "broken",
             Self::Silent => "silent",
-            Self::Untrusted => "untrusted",
+            Self::Unusable => "unusable",
             Self::ServerError => "server_error",
             Self::Throttled => "throttled",
             Self::NotFound => "not_found",
@@ -85,8 +85,8 @@ impl TryOutcome {
             Err(Failure::Connect(_)) => Self::Connect,
             Err(Failure::Broken(_)) => Self::Broken,
             Err(Failure::Silent(_)) => Self::Silent,
-            Err(Failure::Unusable(_)) => Self::Untrusted,
-            Err(Failure::Server { .. }) => Self::ServerError,
+            Err(Failure::Unusable(_) | Failure::NotTls(_)) => Self::Unusable,
+            Err(Failure::Server { .. } | Failure::Overloaded { .. }) => Self::ServerError,
             Err(Failure::Throttled { .. }) => Self::Throttled,
             Err(Failure::Refused(error) | Failure::Final(error)) => match error {
                 Error::NotFound { .. } => Self::NotFound,

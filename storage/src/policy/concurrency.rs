@@ -92,14 +92,17 @@ impl Limit {
         self.limit = (self.limit + step).min(f64::from(self.settings.most));
     }
 
-    /// The endpoint said that it is too much (429, 503) to a request that was sent at `sent`.
-    pub fn throttled(&mut self, now: Instant, sent: Instant) {
+    /// The endpoint said that it is too much (429, 503) to a request that was sent at `sent`. False if fewer are not
+    /// possible: one at a time is still too much.
+    pub fn throttled(&mut self, now: Instant, sent: Instant) -> bool {
         // Sent before the last lowering: the same congestion.
         if self.lowered.is_some_and(|lowered| sent < lowered) {
-            return;
+            return true;
         }
+        let could_be_less = self.limit() > 1;
         self.limit = (self.limit / 2.0).max(1.0);
         self.lowered = Some(now);
+        could_be_less
     }
 
     /// The endpoint has come back from an outage: not everybody at once.

@@ -9,6 +9,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::between;
 use super::breaker::{Admission, Breaker, FAILURE_LIMIT, Pass, Phase, Urgency};
 use super::budget::Rate;
 use super::concurrency::{self, Limit};
@@ -21,6 +22,12 @@ const PREFETCH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A trial that has said nothing for so long, while another endpoint could serve, is joined by a request there.
 const TRIAL_PATIENCE: Duration = Duration::from_millis(300);
+
+/// Where one request at a time is too much there is a pause after each: up to this, doubled each time.
+const CROWDED: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+
+/// An endpoint that could not be used at all comes last for so long.
+const UNUSABLE: Duration = Duration::from_secs(30);
 
 /// Who waits behind others while there is room looks again so soon whether they are still there.
 const LINE_PATIENCE: Duration = Duration::from_millis(100);
@@ -181,9 +188,13 @@ struct Endpoint {
     limit: Limit,
     /// Those who wait for the limit.
     line: Line,
-    /// `Retry-After`.
+    /// `Retry-After`, or what we make of it when nobody says how long.
     paused: Option<Instant>,
+    /// 429s since a success that fewer requests at once did not help against.
+    crowded: u32,
     pings: bool,
+    /// [`Failure::Unusable`]: the others are preferred until then.
+    unusable: Option<Instant>,
 }
 
 impl Endpoint {
@@ -234,7 +245,9 @@ impl Endpoints {
             limit: Limit::new(settings.concurrency),
             line: Line::default(),
             paused: None,
+            crowded: 0,
             pings: true,
+            unusable: None,
         };
         Self {
             endpoints: endpoints.iter().map(endpoint).collect(),
@@ -251,7 +264,7 @@ impl Endpoints {
         if tries.is_spent() {
             return Decision::GiveUp(GivenUp::Spent);
         }
-        let candidates = self.candidates(tries);
+        let candidates = self.candidates(now, tries);
         if tries.is_over() || candidates.is_empty() {
             return Decision::GiveUp(GivenUp::Refused);
         }
@@ -297,10 +310,22 @@ impl Endpoints {
             Outcome::Success | Outcome::Failure(_) => endpoint.breaker.succeeded(now, pass),
         };
         match outcome {
-            Outcome::Success => endpoint.limit.succeeded(),
+            Outcome::Success => {
+                endpoint.limit.succeeded();
+                endpoint.crowded = 0;
+                endpoint.unusable = None;
+            }
             Outcome::Failure(failure) => {
-                if failure.is_congestion() {
-                    endpoint.limit.throttled(now, sent);
+                if failure.is_congestion() && !endpoint.limit.throttled(now, sent) && !failure.is_illness() {
+                    // Of one that is ill, the breaker sets the pace.
+                    let longest = CROWDED.0.saturating_mul(1 << endpoint.crowded.min(8)).min(CROWDED.1);
+                    let wait = between(&mut self.random, longest / 2, longest);
+                    endpoint.crowded = endpoint.crowded.saturating_add(1);
+                    endpoint.paused = endpoint.paused.max(Some(now + wait));
+                    changed = true;
+                }
+                if failure == Failure::Unusable {
+                    endpoint.unusable = Some(now + UNUSABLE);
                 }
                 if let Some(wait) = failure.retry_after() {
                     endpoint.paused = endpoint.paused.max(Some(now + wait));
@@ -346,10 +371,14 @@ impl Endpoints {
     }
 
     /// The endpoints that may ever serve the request, the best first.
-    fn candidates(&self, tries: &Tries) -> Vec<EndpointIndex> {
+    fn candidates(&self, now: Instant, tries: &Tries) -> Vec<EndpointIndex> {
         let mut candidates: Vec<EndpointIndex> =
             (0..self.endpoints.len()).map(EndpointIndex).filter(|index| !tries.is_refused(*index)).collect();
-        candidates.sort_by_key(|index| (tries.avoids(*index), !self.endpoints[index.0].pings));
+        candidates.sort_by_key(|index| {
+            let endpoint = &self.endpoints[index.0];
+            let is_usable = endpoint.unusable.is_none_or(|until| until <= now);
+            (tries.avoids(*index), !is_usable, !endpoint.pings)
+        });
         candidates
     }
 

@@ -13,6 +13,7 @@
 //! | [`breaker`] | whether an endpoint is used, tried, or left alone |
 //! | [`concurrency`] | how many requests an endpoint gets at once |
 //! | [`token`] | when a bearer token is fetched anew |
+//! | [`refusal`] | when a password that was turned down is shown again |
 //! | [`budget`] | how many requests and bytes are under way, and how fast prefetch and fallback may go |
 //!
 //! # A request, as its caller drives it
@@ -33,6 +34,7 @@ pub mod budget;
 pub mod concurrency;
 pub mod endpoint;
 mod line;
+pub mod refusal;
 pub mod retry;
 #[cfg(test)]
 mod simulation;

@@ -46,9 +46,12 @@ pub enum Failure {
         /// From now on, if the answer said it.
         retry_after: Option<Duration>,
     },
-    /// This endpoint will never give these bytes, another may: a mirror without the blob, a certificate that is not
-    /// trusted, an answer with another range than asked for. Retried elsewhere only.
+    /// This endpoint will never give these bytes, another may: a mirror without the blob, an answer with another range
+    /// than asked for. Retried elsewhere only.
     Refused,
+    /// Like [`Failure::Refused`], and so for all other bytes: no such host, a certificate that is not trusted. The
+    /// others are preferred for a while.
+    Unusable,
     /// Nobody will give these bytes: the origin says that they do not exist, or that we may not read them. Never retried.
     Final,
 }
@@ -60,7 +63,7 @@ impl Failure {
             Self::Connect | Self::Broken | Self::Silent | Self::Server { .. } | Self::Overloaded { .. } => {
                 true
             }
-            Self::Throttled { .. } | Self::Refused | Self::Final => false,
+            Self::Throttled { .. } | Self::Refused | Self::Unusable | Self::Final => false,
         }
     }
 
@@ -75,7 +78,9 @@ impl Failure {
             Self::Server { retry_after }
             | Self::Overloaded { retry_after }
             | Self::Throttled { retry_after } => retry_after.map(|wait| wait.min(LONGEST_RETRY_AFTER)),
-            Self::Connect | Self::Broken | Self::Silent | Self::Refused | Self::Final => None,
+            Self::Connect | Self::Broken | Self::Silent | Self::Refused | Self::Unusable | Self::Final => {
+                None
+            }
         }
     }
 }
@@ -200,7 +205,7 @@ impl Tries {
                 self.history.len() - 1
             });
         let history = &mut self.history[place];
-        history.refused |= failure == Failure::Refused;
+        history.refused |= matches!(failure, Failure::Refused | Failure::Unusable);
         if !trial {
             history.failures = history.failures.saturating_add(1);
             // What the server asked for holds for everybody, and lies with the endpoint.

@@ -3,7 +3,7 @@
 //! Owns the life of the token of one key (realm, service, scope, credential). It acts only when somebody needs the token:
 //! who has all its data, or is idle, makes no requests. Invariants: one fetch at a time; no token is handed out after its
 //! end or after it was refused; a token in use is renewed before its end, and those of many keys not together; a service
-//! that fails, or tokens that are refused as soon as they come, are met with ever longer pauses.
+//! that fails, or tokens of which none was ever accepted, are met with ever longer pauses.
 //!
 //! ```text
 //!   asked                                 renew                              end
@@ -14,6 +14,8 @@
 use std::time::{Duration, Instant};
 
 use super::between;
+use super::refusal;
+use super::retry::LONGEST_RETRY_AFTER;
 
 /// A token is renewed so long before its end, or a quarter of its life if that is shorter.
 const MARGIN: Duration = Duration::from_secs(20);
@@ -32,11 +34,8 @@ const URGENT: (Duration, Duration) = (Duration::from_millis(1500), Duration::fro
 /// Where the old token is still good: this, doubled each time.
 const RELAXED: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 
-/// Where we were told no: this, doubled each time.
-const DENIED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(600));
-
-/// A token that is refused so soon after it came was never any good.
-const STILLBORN: Duration = Duration::from_secs(10);
+/// A token that is refused so soon after it came is not replaced at once.
+const YOUNG: Duration = Duration::from_secs(10);
 
 /// What somebody who needs the token does.
 #[derive(Debug)]
@@ -90,6 +89,10 @@ struct Token<T> {
     came: Instant,
     renew: Instant,
     end: Instant,
+    /// Its end, if it was made in the moment it was asked for. By then it may be over, and nobody to blame.
+    earliest_end: Instant,
+    /// The registry has accepted it.
+    proven: bool,
 }
 
 impl<T: Clone + PartialEq> Life<T> {
@@ -122,21 +125,26 @@ impl<T: Clone + PartialEq> Life<T> {
     }
 
     /// The service gave `value` with this life, which counts from when it was asked: it may have made it any time after.
+    /// Those who waited for it get it, however long it took.
     pub fn fetched(&mut self, now: Instant, fetch: Fetch, value: T, life: Duration) {
         self.returned(&fetch);
         let life = life.clamp(SHORTEST_LIFE, LONGEST_LIFE);
         let early = MARGIN.min(life / 4) + between(&mut self.random, Duration::ZERO, life / 10);
-        // Pauses after refusals go on: only a token that lasts shows that the credential is good.
+        // Pauses after refusals go on: only a token that is accepted shows that the credential is good.
         self.fault = self.fault.filter(|(fault, _)| *fault == Fault::Denied);
         self.resume = None;
-        let (renew, end) = (fetch.asked + (life - early), fetch.asked + life);
-        self.token = Some(Token { value, came: now, renew, end });
+        let (renew, earliest_end) = (fetch.asked + (life - early), fetch.asked + life);
+        let end = earliest_end.max(now + SHORTEST_LIFE);
+        self.token = Some(Token { value, came: now, renew, end, earliest_end, proven: false });
     }
 
-    /// The fetch failed. The old token stays in use for as long as it lives.
-    pub fn failed(&mut self, now: Instant, fetch: Fetch, fault: Fault) {
+    /// The fetch failed; the service may have asked to be left alone for some time. The old token stays in use for as
+    /// long as it lives.
+    pub fn failed(&mut self, now: Instant, fetch: Fetch, fault: Fault, retry_after: Option<Duration>) {
         self.returned(&fetch);
         self.pause(now, fault);
+        let asked = retry_after.map(|wait| now + wait.min(LONGEST_RETRY_AFTER));
+        self.resume = self.resume.max(asked);
     }
 
     /// Nobody waits for the fetch any more, and it said nothing.
@@ -147,9 +155,28 @@ impl<T: Clone + PartialEq> Life<T> {
     /// The registry turned down a request with `value`: it is not handed out again.
     pub fn refused(&mut self, now: Instant, value: &T) {
         let Some(token) = self.token.take_if(|token| token.value == *value) else { return };
-        if now.saturating_duration_since(token.came) < STILLBORN {
-            self.pause(now, Fault::Denied);
+        if now.saturating_duration_since(token.came) >= YOUNG {
+            self.fault = None;
+            self.resume = None;
+        } else if token.proven || now >= token.earliest_end {
+            // It ended sooner than we thought: clocks differ. Readers wait for the next one.
+            self.pause(now, Fault::Unavailable);
         } else {
+            self.pause(now, Fault::Denied);
+        }
+    }
+
+    /// The registry accepted a request with `value`.
+    pub fn accepted(&mut self, value: &T) {
+        if let Some(token) = self.token.as_mut().filter(|token| !token.proven && token.value == *value) {
+            token.proven = true;
+            self.fault = None;
+        }
+    }
+
+    /// Somebody has said anew that the credential is good: it is shown at once.
+    pub fn pardon(&mut self) {
+        if self.is_denied() {
             self.fault = None;
             self.resume = None;
         }
@@ -183,14 +210,15 @@ impl<T: Clone + PartialEq> Life<T> {
         let before = self.fault.filter(|(last, _)| *last == fault).map_or(0, |(_, count)| count);
         self.fault = Some((fault, before.saturating_add(1)));
         let is_held = self.token.as_ref().is_some_and(|token| now < token.end);
-        let doubled =
-            |(first, most): (Duration, Duration)| first.saturating_mul(1 << before.min(16)).min(most);
-        let (from, to) = match fault {
-            Fault::Denied => (doubled(DENIED) / 2, doubled(DENIED)),
-            Fault::Unavailable if is_held => (doubled(RELAXED) / 2, doubled(RELAXED)),
-            Fault::Unavailable => URGENT,
-        };
-        let mut resume = now + between(&mut self.random, from, to);
+        let mut resume = now
+            + match fault {
+                Fault::Denied => refusal::pause(&mut self.random, before),
+                Fault::Unavailable if is_held => {
+                    let longest = RELAXED.0.saturating_mul(1 << before.min(16)).min(RELAXED.1);
+                    between(&mut self.random, longest / 2, longest)
+                }
+                Fault::Unavailable => between(&mut self.random, URGENT.0, URGENT.1),
+            };
         // When the old token ends readers wait: then the pause is not longer than theirs would be.
         if let (Fault::Unavailable, Some(token)) = (fault, &self.token)
             && is_held

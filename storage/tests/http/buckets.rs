@@ -7,7 +7,7 @@ use storage::Error;
 use storage::backend::laws::{self, Fixture, Object};
 use storage::backend::oss::{Addressing, Oss, OssConfig, SignatureVersion};
 use storage::backend::s3::{S3, S3Config};
-use storage::http::{Commons, HttpOptions, Proxy, Scheme};
+use storage::http::{Commons, HttpOptions, Mirror, Proxy, Scheme};
 use storage::secret::{Secret, SecretUrl};
 
 use crate::double::{Double, Reply, Seen};
@@ -176,4 +176,43 @@ async fn without_a_key_nothing_is_signed() {
     (config.access_key_id, config.access_key_secret) = (None, None);
     read(&S3::new(config, &Commons::new()).unwrap(), 0, 1).await.unwrap();
     assert_eq!(double.seen()[0].header("authorization"), None);
+}
+
+#[tokio::test]
+async fn a_mirror_gets_a_signature_that_it_can_check() {
+    let objects = [Object { id: blob(), content: content(4096) }];
+    let mirrored = {
+        let objects = objects.clone();
+        Double::new(move |seen| {
+            let host = seen.header("host").unwrap().to_owned();
+            match seen.header("authorization").unwrap_or_default() {
+                // Pings carry no signature.
+                "" => Reply::new(403, DENIED),
+                signed if signed.starts_with("AWS4") => {
+                    checked(&objects, seen, |seen| verify::s3(seen, &host, "eu-test-1", KEY))
+                }
+                _ => checked(&objects, seen, |seen| {
+                    let path = seen.path().strip_prefix("/copy").unwrap();
+                    verify::oss_v4(seen, &format!("/images{path}"), "cn-test", KEY)
+                }),
+            }
+        })
+        .await
+    };
+    let origin = Double::new(|_| Reply::new(500, "")).await;
+    let mirror = |path: &str| Mirror {
+        host: SecretUrl::new(format!("{}{path}", mirrored.url())),
+        headers: std::collections::BTreeMap::new(),
+        ping_url: None,
+        health_check_interval: Duration::from_secs(60),
+        failure_limit: 5,
+    };
+    let mut s3 = s3_config(&origin.host());
+    s3.http.mirrors = vec![mirror("")];
+    assert_eq!(read(&S3::new(s3, &Commons::new()).unwrap(), 10, 20).await.unwrap(), content(4096)[10..30]);
+    let mut oss = oss_config("oss.invalid", SignatureVersion::V4);
+    oss.addressing = Addressing::Virtual;
+    oss.http.mirrors = vec![mirror("/copy")];
+    assert_eq!(read(&Oss::new(oss, &Commons::new()).unwrap(), 10, 20).await.unwrap(), content(4096)[10..30]);
+    assert_eq!(origin.seen().len(), 0);
 }

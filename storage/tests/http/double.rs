@@ -28,6 +28,8 @@ pub struct Seen {
     pub headers: HeaderMap,
     pub version: Version,
     pub body: String,
+    /// The number of the connection it came over, from 1.
+    pub connection: usize,
 }
 
 impl Seen {
@@ -170,7 +172,15 @@ impl Double {
 
     /// On the port where a client is waiting for it.
     pub async fn at(addr: SocketAddr, handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        Self::serve(TcpListener::bind(addr).await.unwrap(), None, Arc::new(handler))
+        Self::serve(bind(addr).await, None, Arc::new(handler))
+    }
+
+    pub async fn tls_at(
+        addr: SocketAddr,
+        tls: TlsAcceptor,
+        handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::serve(bind(addr).await, Some(tls), Arc::new(handler))
     }
 
     pub async fn tls(tls: TlsAcceptor, handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
@@ -185,7 +195,7 @@ impl Double {
         let task = tokio::spawn(async move {
             let mut open = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                open.spawn(converse(stream, handler.clone(), log.clone()));
+                open.spawn(converse(stream, 0, handler.clone(), log.clone()));
             }
         });
         Self { addr: ([0, 0, 0, 0], 0).into(), seen, connections: Arc::default(), task }
@@ -199,13 +209,13 @@ impl Double {
         let task = tokio::spawn(async move {
             let mut open = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                count.fetch_add(1, Ordering::Relaxed);
+                let number = count.fetch_add(1, Ordering::Relaxed) + 1;
                 let (handler, log) = (handler.clone(), log.clone());
                 match tls.clone() {
-                    None => open.spawn(converse(stream, handler, log)),
+                    None => open.spawn(converse(stream, number, handler, log)),
                     Some(tls) => open.spawn(async move {
                         if let Ok(stream) = tls.accept(stream).await {
-                            converse(stream, handler, log).await;
+                            converse(stream, number, handler, log).await;
                         }
                     }),
                 };
@@ -239,8 +249,20 @@ impl Double {
     }
 }
 
+/// Who was there before may not be gone altogether.
+async fn bind(addr: SocketAddr) -> TcpListener {
+    for _ in 0..100 {
+        if let Ok(listener) = TcpListener::bind(addr).await {
+            return listener;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    TcpListener::bind(addr).await.unwrap()
+}
+
 async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    connection: usize,
     handler: Handler,
     log: Arc<Mutex<Vec<Seen>>>,
 ) {
@@ -255,6 +277,7 @@ async fn converse(
                 headers: parts.headers,
                 version: parts.version,
                 body: String::from_utf8(body.to_vec()).unwrap(),
+                connection,
             };
             log.lock().unwrap().push(seen.clone());
             let reply = handler(&seen);

@@ -13,8 +13,8 @@ use storage::backend::{Backend, Priority, Request};
 use storage::http::{Commons, HttpOptions, Mirror, Proxy, Scheme};
 use storage::secret::{Secret, SecretUrl};
 
-use crate::double::{Double, Reply, Seen};
-use crate::setup::{auth, blob, config, content, on_demand, open, read};
+use crate::double::{Cut, Double, Reply, Seen};
+use crate::setup::{auth, basic, blob, config, content, on_demand, open, read};
 
 const SIZE: usize = 1000;
 
@@ -79,6 +79,18 @@ async fn what_a_mirror_does_not_give_another_endpoint_gives() {
     let origin = Double::new(serve).await;
     let gone = mirror(&Double::new(serve).await);
     read(&open(with_mirrors(&origin, vec![gone])), 0, 10).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_mirror_says_of_the_size_does_not_convict_the_origin() {
+    let page = "Log in first!";
+    let ranges =
+        |_: &Seen| Reply::new(206, vec![0; 10]).with("content-range", "bytes 5-14/15").cut(3, Cut::Reset);
+    for wrong in [Double::new(move |_| Reply::new(200, page)).await, Double::new(ranges).await] {
+        let origin = Double::new(serve).await;
+        let registry = open(with_mirrors(&origin, vec![mirror(&wrong)]));
+        assert_eq!(read(&registry, 5, 10).await.unwrap(), content(SIZE)[5..15]);
+    }
 }
 
 #[tokio::test]
@@ -182,7 +194,9 @@ async fn https_addresses_are_asked_for_as_http_if_the_proxy_wants_it() {
 
 #[tokio::test]
 async fn a_proxy_that_fails_is_gone_around_if_that_is_allowed() {
-    for (status, from_proxy) in [(502, false), (403, true), (429, true), (500, true)] {
+    for (status, from_proxy) in
+        [(502, false), (504, false), (407, false), (403, true), (429, true), (500, true)]
+    {
         let proxy = Double::new(move |_| {
             let reply = Reply::new(status, "");
             if from_proxy { reply.with("x-dragonfly-error-type", "proxy") } else { reply }
@@ -197,7 +211,7 @@ async fn a_proxy_that_fails_is_gone_around_if_that_is_allowed() {
         let mut config = with_proxy(&origin, Proxy { fallback: false, ..proxied(&proxy) });
         config.http.retry_limit = 1;
         let error = read(&open(config), 0, 10).await.unwrap_err();
-        let fits = if status == 403 {
+        let fits = if matches!(status, 403 | 407) {
             matches!(error, Error::Denied { .. })
         } else {
             matches!(error, Error::Unavailable { .. })
@@ -205,6 +219,124 @@ async fn a_proxy_that_fails_is_gone_around_if_that_is_allowed() {
         assert!(fits, "{status}: {error}");
         assert_eq!(origin.seen().len(), 1, "{status}");
     }
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_back_is_used_again() {
+    let is_well = Arc::new(AtomicBool::new(false));
+    let well = is_well.clone();
+    let proxy = Double::new(move |seen| match well.load(Ordering::Relaxed) {
+        _ if seen.path() == "/healthy" => Reply::new(200, ""),
+        true => serve(seen),
+        false => Reply::new(502, ""),
+    })
+    .await;
+    let origin = Double::new(serve).await;
+    let registry = open(with_proxy(&origin, proxied(&proxy)));
+    let served_by_proxy = async || {
+        let before = origin.seen().len();
+        read(&registry, 0, 1).await.unwrap();
+        origin.seen().len() == before
+    };
+    // Until its breaker is open, only one request a second goes past it.
+    let start = Instant::now();
+    for _ in 0..20 {
+        assert!(!served_by_proxy().await);
+    }
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert_eq!(registry.endpoints()[0].health.openings, 1);
+    is_well.store(true, Ordering::Relaxed);
+    eventually(served_by_proxy).await;
+    assert!(served_by_proxy().await);
+}
+
+#[tokio::test]
+async fn an_unhealthy_proxy_is_gone_around_and_used_again_when_it_is_well() {
+    let is_well = Arc::new(AtomicBool::new(false));
+    let well = is_well.clone();
+    let proxy = Double::new(move |seen| match (seen.path(), well.load(Ordering::Relaxed)) {
+        ("/healthy", false) => Reply::new(500, ""),
+        ("/healthy", true) => Reply::new(200, ""),
+        _ => serve(seen),
+    })
+    .await;
+    let origin = Double::new(serve).await;
+    let ping_url = Some(SecretUrl::new(format!("{}/healthy", proxy.url())));
+    let registry = open(with_proxy(&origin, Proxy { ping_url: ping_url.clone(), ..proxied(&proxy) }));
+    let served_by_proxy = async || {
+        let before = origin.seen().len();
+        read(&registry, 0, 1).await.unwrap();
+        origin.seen().len() == before
+    };
+    eventually(async || !served_by_proxy().await).await;
+    // As many as wanted: the proxy is not well.
+    let start = Instant::now();
+    for _ in 0..20 {
+        assert!(!served_by_proxy().await);
+    }
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    is_well.store(true, Ordering::Relaxed);
+    eventually(served_by_proxy).await;
+    // Who may not go around it uses it all the same.
+    is_well.store(false, Ordering::Relaxed);
+    let strict = open(with_proxy(&origin, Proxy { ping_url, fallback: false, ..proxied(&proxy) }));
+    let before = origin.seen().len();
+    for _ in 0..5 {
+        read(&strict, 0, 1).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(origin.seen().len(), before);
+}
+
+#[tokio::test]
+async fn tokens_come_by_the_way_of_their_requests() {
+    for fallback in [true, false] {
+        let service = |_: &Seen| Reply::new(200, r#"{"token":"t"}"#);
+        let wanted = |seen: &Seen, realm: &str| match seen.header("authorization") {
+            Some("Bearer t") => serve(seen),
+            _ => Reply::new(401, "").with("www-authenticate", format!("Bearer realm=\"{realm}\"")),
+        };
+        // Only the proxy can reach the registry and its token service: neither name resolves.
+        let proxy = Double::new(move |seen| match seen.uri.host() {
+            Some("registry.invalid") if seen.path() == "/token" => service(seen),
+            Some("registry.invalid") => wanted(seen, "http://registry.invalid/token"),
+            other => panic!("{other:?}"),
+        })
+        .await;
+        let mut config = with_proxy(&proxy, Proxy { fallback, ..proxied(&proxy) });
+        config.host = "registry.invalid".to_owned();
+        config.auth = Some(auth("u", "p"));
+        assert_eq!(read(&open(config), 5, 10).await.unwrap(), content(SIZE)[5..15], "{fallback}");
+        let token = proxy.seen().into_iter().find(|seen| seen.path() == "/token").unwrap();
+        assert_eq!(token.header("authorization").unwrap(), format!("Basic {}", basic("u", "p")));
+    }
+    // A proxy that does not lead to the service is gone around.
+    let service = Double::new(|_| Reply::new(200, r#"{"token":"t"}"#)).await;
+    let realm = format!("{}/token", service.url());
+    let proxy = Double::new(move |seen| match (seen.path(), seen.header("authorization")) {
+        ("/token", _) => Reply::new(407, ""),
+        (_, Some("Bearer t")) => serve(seen),
+        _ => Reply::new(401, "").with("www-authenticate", format!("Bearer realm=\"{realm}\"")),
+    })
+    .await;
+    let origin = Double::new(serve).await;
+    read(&open(with_proxy(&origin, proxied(&proxy))), 0, 1).await.unwrap();
+    assert_eq!((service.seen().len(), origin.seen().len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_password_for_a_registry_with_tls_is_not_sent_in_the_clear_because_the_proxy_wants_http() {
+    let proxy = Double::new(|_| {
+        Reply::new(401, "").with("www-authenticate", "Bearer realm=\"http://registry.invalid/token\"")
+    })
+    .await;
+    let mut config = with_proxy(&proxy, Proxy { use_http: true, fallback: false, ..proxied(&proxy) });
+    config.scheme = Scheme::Https;
+    config.host = "registry.invalid".to_owned();
+    config.auth = Some(auth("u", "p"));
+    let error = read(&open(config), 0, 1).await.unwrap_err();
+    assert!(matches!(error, Error::Denied { .. }) && error.to_string().contains("in the clear"), "{error}");
+    assert_eq!(proxy.seen().len(), 1);
 }
 
 #[tokio::test]

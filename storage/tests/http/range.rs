@@ -103,20 +103,40 @@ async fn less_than_asked_for_is_completed() {
             .with("content-range", format!("bytes {first}-{last}/{SIZE}"))
     })
     .await;
-    assert_eq!(read(&open(config(&double)), 10, 250).await.unwrap(), content[10..260]);
+    let mut config = config(&double);
+    // It is no failure: no tries are spent, and no breaker opens.
+    config.http.retry_limit = 1;
+    let registry = open(config);
+    assert_eq!(read(&registry, 10, 250).await.unwrap(), content[10..260]);
     assert_eq!(double.seen().len(), 3);
+    assert_eq!(read(&registry, 0, 5000).await.unwrap(), content[..5000]);
+    assert_eq!(registry.endpoints()[0].health.openings, 0);
+}
+
+#[tokio::test]
+async fn crumbs_are_not_waited_for_without_end() {
+    let double = server(move |_, seen| {
+        let (first, _) = seen.range();
+        Reply::new(206, vec![0]).with("content-range", format!("bytes {first}-{first}/{SIZE}"))
+    })
+    .await;
+    let mut config = config(&double);
+    config.http.retry_limit = 1;
+    let error = read(&open(config), 0, SIZE as u64).await.unwrap_err();
+    assert!(error.to_string().contains("in pieces"), "{error}");
 }
 
 #[tokio::test]
 async fn bytes_of_two_versions_never_mix() {
     let double = server(|number, seen| {
         let size = if number == 0 { SIZE } else { SIZE + 1 };
-        let reply = Reply::range(&content(size), seen);
+        let reply = Reply::range(&vec![number.min(1) as u8; size], seen);
         if number == 0 { reply.cut(10, Cut::Reset) } else { reply }
     })
     .await;
-    let error = read(&open(config(&double)), 0, 100).await.unwrap_err();
-    assert!(matches!(error, Error::Corrupt { .. }) && error.to_string().contains("300001"), "{error}");
+    assert_eq!(read(&open(config(&double)), 0, 100).await.unwrap(), [1; 100]);
+    let ranges: Vec<_> = double.seen().iter().map(Seen::range).collect();
+    assert_eq!(ranges, [(0, 99), (10, 99), (0, 99)], "all of it is asked for again");
 }
 
 #[tokio::test]
@@ -154,15 +174,91 @@ async fn what_cannot_be_mended_is_not_tried_again() {
 
 #[tokio::test]
 async fn a_throttled_client_waits_as_long_as_it_is_told() {
-    let double = server(|number, seen| match number {
-        0 => Reply::new(429, "").with("retry-after", "1"),
-        _ => Reply::range(&content(SIZE), seen),
+    // The server's clock is years behind ours.
+    let date = "Wed, 21 Oct 2015 07:28:00 GMT";
+    for (status, wait) in [(429, "1"), (503, "1"), (429, "Wed, 21 Oct 2015 07:28:01 GMT")] {
+        let double = server(move |number, seen| match number {
+            0 => Reply::new(status, "").with("retry-after", wait).with("date", date),
+            _ => Reply::range(&content(SIZE), seen),
+        })
+        .await;
+        let start = Instant::now();
+        read(&open(config(&double)), 0, 10).await.unwrap();
+        assert!(start.elapsed() >= Duration::from_secs(1), "{status}: {:?}", start.elapsed());
+        assert_eq!(double.seen().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn too_much_is_answered_with_less() {
+    for status in [429, 503] {
+        let double = server(move |number, seen| match number {
+            0 => Reply::new(status, "<Code>SlowDown</Code>"),
+            _ => Reply::range(&content(SIZE), seen),
+        })
+        .await;
+        let registry = open(config(&double));
+        let before = registry.endpoints()[0].health.limit;
+        read(&registry, 0, 10).await.unwrap();
+        assert_eq!(registry.endpoints()[0].health.limit, before / 2, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_is_told_before_its_body_has_dripped_in() {
+    let double = server(|_, _| Reply::new(404, vec![b' '; 1000]).cut(10, Cut::Stall)).await;
+    let start = Instant::now();
+    let error = read(&open(config(&double)), 0, 10).await.unwrap_err();
+    assert!(matches!(error, Error::NotFound { .. }), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_signature_of_another_time_is_told_with_the_difference() {
+    let double = server(|_, _| {
+        Reply::new(403, "<Code>RequestTimeTooSkewed</Code>").with("date", "Wed, 21 Oct 2015 07:28:00 GMT")
     })
     .await;
-    let start = Instant::now();
-    read(&open(config(&double)), 0, 10).await.unwrap();
-    assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
-    assert_eq!(double.seen().len(), 2);
+    let error = read(&open(config(&double)), 0, 10).await.unwrap_err().to_string();
+    assert!(error.contains("RequestTimeTooSkewed") && error.contains("s ahead of the server's"), "{error}");
+}
+
+#[tokio::test]
+async fn hostile_heads_do_no_harm() {
+    let long = "a".repeat(300_000);
+    let many = "Bearer realm=\"http://x/\",".repeat(300);
+    let replies: [(u16, &'static str, String); 8] = [
+        (503, "retry-after", "18446744073709551615".to_owned()),
+        (429, "retry-after", "Thu, 21 Oct 9999 07:28:00 GMT".to_owned()),
+        (206, "content-range", format!("bytes 0-9/{}", u64::MAX)),
+        (206, "content-range", "bytes 0-18446744073709551615/*".to_owned()),
+        (307, "location", format!("http://127.0.0.1:1/{long}")),
+        (401, "www-authenticate", many),
+        (401, "www-authenticate", "Bearer realm=\"\\\"".to_owned()),
+        (404, "x-long", long),
+    ];
+    for (status, name, value) in replies {
+        let shown = format!("{status} {name} {:.40}", value);
+        let double = server(move |_, _| Reply::new(status, vec![0; 10]).with(name, value.clone())).await;
+        let mut config = config(&double);
+        config.http.retry_limit = 1;
+        let registry = open(config);
+        let start = Instant::now();
+        let result = registry.read(&blob(), 0, 10, within(Duration::from_millis(1500))).await;
+        // Only the size that nobody can check is believed.
+        assert_eq!(result.is_ok(), shown.contains("0-9/"), "{shown}: {result:?}");
+        assert!(start.elapsed() < Duration::from_secs(3), "{shown}");
+        assert!(!format!("{registry:?}").contains("aaaaaaaa"), "{shown}: it is kept");
+    }
+}
+
+#[tokio::test]
+async fn what_comes_beyond_the_range_is_not_taken() {
+    // Promised and sent: a megabyte instead of ten bytes.
+    let double =
+        server(|_, _| Reply::new(206, vec![7; 1 << 20]).with("content-range", format!("bytes 0-9/{SIZE}")))
+            .await;
+    assert_eq!(read(&open(config(&double)), 0, 10).await.unwrap(), [7; 10]);
 }
 
 #[tokio::test]
@@ -274,8 +370,8 @@ async fn requests_at_once_are_bounded() {
     for read in reads {
         read.await.unwrap().unwrap();
     }
-    // A few more than requests: one may be opened while another becomes free.
-    assert!(double.connections() <= 80, "{} connections", double.connections());
+    // More than requests: one may be opened while another becomes free, the more often the busier the machine is.
+    assert!(double.connections() <= 100, "{} connections", double.connections());
 }
 
 #[tokio::test]

@@ -262,6 +262,323 @@ async fn a_redirect_is_remembered_until_it_is_refused() {
     assert_eq!((double.seen().len(), store.seen().len()), (2, 6));
 }
 
+/// A registry that redirects to a store at `location`, with a number for each redirect.
+async fn redirecting(location: String) -> Double {
+    let count = AtomicUsize::new(0);
+    Double::new(move |_| {
+        let number = count.fetch_add(1, Ordering::Relaxed);
+        Reply::new(307, "").with("location", format!("{location}?number={number}"))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_place_that_is_no_longer_right_is_asked_for_again_at_once() {
+    for status in [400, 403, 404, 410, 301] {
+        let store = Double::new(move |seen| match seen.uri.query() {
+            Some("number=0") if seen.range().0 > 0 => Reply::new(status, "<Code>ExpiredToken</Code>"),
+            _ => serve(seen),
+        })
+        .await;
+        let double = redirecting(format!("{}/x", store.url())).await;
+        let mut config = config(&double);
+        config.http.retry_limit = 1;
+        let registry = open(config);
+        for offset in 0..3 {
+            assert_eq!(read(&registry, offset, 5).await.unwrap()[0], offset as u8, "{status}");
+        }
+        assert_eq!((double.seen().len(), store.seen().len()), (2, 4), "{status}");
+        // It is the store that failed: the registry is not blamed.
+        assert_eq!(registry.endpoints()[0].health.openings, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_is_gone_is_asked_for_again_at_once() {
+    let [first, second] = [Double::new(serve).await, Double::new(serve).await];
+    let (urls, count) = ([first.url(), second.url()], AtomicUsize::new(0));
+    let double = Double::new(move |_| {
+        let url = &urls[count.fetch_add(1, Ordering::Relaxed).min(1)];
+        Reply::new(307, "").with("location", format!("{url}/x"))
+    })
+    .await;
+    let mut config = config(&double);
+    config.http.retry_limit = 1;
+    let registry = open(config);
+    read(&registry, 0, 5).await.unwrap();
+    drop(first);
+    assert_eq!(read(&registry, 7, 5).await.unwrap(), content(SIZE)[7..12]);
+    assert_eq!((double.seen().len(), second.seen().len()), (2, 1));
+}
+
+#[tokio::test]
+async fn a_place_that_sends_something_else_is_not_remembered() {
+    // What the store sends after its first answer, until the registry leads there anew.
+    type Wrong = fn(&Seen) -> Reply;
+    let wrongs: [(Wrong, bool); 4] = [
+        (|_| Reply::new(200, "moved"), false),
+        (|_| Reply::new(206, vec![0; 5]).with("content-range", "bytes 1-5/10000"), false),
+        (|seen| Reply::range(&content(SIZE), seen).cut(2, crate::double::Cut::Reset), true),
+        (|_| Reply::new(503, ""), false),
+    ];
+    for (number, (wrong, is_resumed)) in wrongs.into_iter().enumerate() {
+        let store = Double::new(move |seen| match seen.uri.query() {
+            Some("number=0") if seen.range().0 > 0 => wrong(seen),
+            _ => serve(seen),
+        })
+        .await;
+        let double = redirecting(format!("{}/x", store.url())).await;
+        let mut config = config(&double);
+        config.http.retry_limit = 1;
+        let registry = open(config);
+        read(&registry, 0, 5).await.unwrap();
+        let first = read(&registry, 3, 5).await;
+        assert_eq!(first.is_ok(), is_resumed, "{number}: {first:?}");
+        let is_busy = number == 3;
+        let second = read(&registry, 3, 5).await;
+        assert_eq!(second.is_err(), is_busy, "{number}: {second:?}");
+        // One that is busy is the right place all the same.
+        assert_eq!(double.seen().len(), if is_busy { 1 } else { 2 }, "{number}");
+    }
+}
+
+#[tokio::test]
+async fn fifty_readers_ask_once_what_to_bring() {
+    let double = token_registry(true, "127.0.0.1", 300, true).await;
+    let config = RegistryConfig { auth: Some(auth("u", "p")), ..config(&double.registry) };
+    let registry = Arc::new(open(config));
+    let reads: Vec<_> = (0..50)
+        .map(|number| {
+            let registry = registry.clone();
+            tokio::spawn(async move { read(&*registry, number, 10).await.map(drop) })
+        })
+        .collect();
+    for read in reads {
+        read.await.unwrap().unwrap();
+    }
+    let refused = double.registry.seen().iter().filter(|seen| seen.header("authorization").is_none()).count();
+    assert_eq!((refused, double.registry.seen().len(), double.service.seen().len()), (1, 51, 1));
+}
+
+#[tokio::test]
+async fn a_first_request_that_hangs_does_not_hold_the_others_for_long() {
+    let count = AtomicUsize::new(0);
+    let double = Double::new(move |seen| match count.fetch_add(1, Ordering::Relaxed) {
+        0 => Reply::silence(),
+        _ => serve(seen),
+    })
+    .await;
+    let registry = Arc::new(open(config(&double)));
+    let first = registry.clone();
+    let hanging = tokio::spawn(async move { read(&*first, 0, 10).await.map(drop) });
+    while double.seen().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let start = std::time::Instant::now();
+    read(&*registry, 0, 10).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    hanging.abort();
+}
+
+#[tokio::test]
+async fn tokens_are_not_shared_by_others() {
+    // The service gives what is asked for to whom it knows.
+    let service = Double::new(|seen| {
+        let user = seen.header("authorization").unwrap_or("nobody").replace([' ', '='], "-");
+        let scope = seen.body.split('&').find_map(|pair| pair.strip_prefix("scope=")).unwrap();
+        Reply::new(200, format!(r#"{{"token":"{user}.{scope}"}}"#))
+    })
+    .await;
+    let realm = service.url();
+    let double = Double::new(move |seen| {
+        let repo = seen.path().split('/').nth(3).unwrap().to_owned();
+        match seen.header("authorization") {
+            Some(proof) if proof.ends_with(&format!(".{repo}")) => serve(seen),
+            _ => Reply::new(401, "").with(
+                "www-authenticate",
+                format!(r#"Bearer realm="{realm}/token",service="s",scope="{repo}""#),
+            ),
+        }
+    })
+    .await;
+    let commons = Commons::new();
+    for (repo, credential) in [("a", None), ("b", None), ("a", Some(("u", "p"))), ("a", Some(("u", "q")))] {
+        let auth = credential.map(|(user, password)| auth(user, password));
+        let config = RegistryConfig { repo: format!("library/{repo}"), auth, ..config(&double) };
+        for _ in 0..2 {
+            let registry = Registry::new(config.clone(), &commons).unwrap();
+            read(&registry, 0, 1).await.unwrap();
+        }
+    }
+    assert_eq!(service.seen().len(), 4, "a token each, shared by two mounts");
+    let proofs: HashSet<_> =
+        double.seen().iter().filter_map(|seen| seen.header("authorization").map(str::to_owned)).collect();
+    assert_eq!(proofs.len(), 4, "{proofs:?}");
+}
+
+#[tokio::test]
+async fn an_exchanged_credential_is_used_by_the_next_request() {
+    let issued = Arc::new(Mutex::new(Vec::new()));
+    let log = issued.clone();
+    let service = Double::new(move |seen| {
+        let user = seen.header("authorization").unwrap_or("nobody").replace([' ', '='], "-");
+        log.lock().unwrap().push(user.clone());
+        Reply::new(200, format!(r#"{{"token":"{user}"}}"#))
+    })
+    .await;
+    let realm = service.url();
+    let double = Double::new(move |seen| match seen.header("authorization") {
+        Some(proof) if proof.starts_with("Bearer ") => serve(seen),
+        _ => Reply::new(401, "").with("www-authenticate", format!("Bearer realm=\"{realm}/t\"")),
+    })
+    .await;
+    let config = RegistryConfig {
+        auth: Some(auth("configured", "x")),
+        registry_token: Some(Secret::new("initial")),
+        ..config(&double)
+    };
+    let registry = open(config);
+    let used = async || {
+        read(&registry, 0, 1).await.unwrap();
+        double.seen().last().unwrap().header("authorization").unwrap().to_owned()
+    };
+    let of = |user: &str| format!("Bearer Basic-{}", basic(user, "x").replace('=', "-"));
+    assert_eq!(used().await, "Bearer initial");
+    registry.exchange_auth(auth("first", "x")).unwrap();
+    assert_eq!(used().await, of("first"), "what is given at run time comes before all");
+    registry.exchange_auth(auth("second", "x")).unwrap();
+    assert_eq!(used().await, of("second"), "the token of another credential is at hand, and not used");
+    // What is no credential changes nothing.
+    assert!(registry.exchange_auth(Secret::new("none")).is_err());
+    assert_eq!(used().await, of("second"));
+    assert_eq!(issued.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn a_credential_that_is_vouched_for_again_is_shown_again() {
+    let is_known = Arc::new(AtomicBool::new(false));
+    let known = is_known.clone();
+    let service = Double::new(move |_| match known.load(Ordering::Relaxed) {
+        true => Reply::new(200, r#"{"token":"t"}"#),
+        false => Reply::new(401, ""),
+    })
+    .await;
+    let realm = service.url();
+    let double = Double::new(move |seen| match seen.header("authorization") {
+        Some("Bearer t") => serve(seen),
+        _ => Reply::new(401, "").with("www-authenticate", format!("Bearer realm=\"{realm}/t\"")),
+    })
+    .await;
+    let registry = open(RegistryConfig { auth: Some(auth("u", "p")), ..config(&double) });
+    read(&registry, 0, 1).await.unwrap_err();
+    is_known.store(true, Ordering::Relaxed);
+    let shown = service.seen().len();
+    read(&registry, 0, 1).await.unwrap_err();
+    assert_eq!(service.seen().len(), shown, "it is not shown so soon");
+    registry.exchange_auth(auth("u", "p")).unwrap();
+    read(&registry, 0, 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_shown_once_and_not_again_so_soon() {
+    let double = Double::new(|seen| match seen.header("authorization") {
+        Some(proof) if proof == format!("Basic {}", basic("u", "p")) => serve(seen),
+        _ => Reply::new(401, "").with("www-authenticate", "Basic realm=r"),
+    })
+    .await;
+    let registry = open(RegistryConfig { auth: Some(auth("u", "wrong")), ..config(&double) });
+    for number in 0..5 {
+        let error = read(&registry, 0, 1).await.unwrap_err();
+        assert!(matches!(error, Error::Denied { .. }), "{number}: {error}");
+    }
+    let shown = double.seen().iter().filter(|seen| seen.header("authorization").is_some()).count();
+    assert_eq!(shown, 1);
+    registry.exchange_auth(auth("u", "p")).unwrap();
+    read(&registry, 0, 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_identity_token_of_docker_is_exchanged() {
+    let service = Double::new(|seen| {
+        let asked: HashSet<_> = seen.body.split('&').collect();
+        let is_right = seen.method == "POST"
+            && asked.contains("grant_type=refresh_token")
+            && asked.contains("refresh_token=idt%2F1");
+        if is_right { Reply::new(200, r#"{"access_token":"t"}"#) } else { Reply::new(400, "") }
+    })
+    .await;
+    let realm = service.url();
+    let double = Double::new(move |seen| match seen.header("authorization") {
+        Some("Bearer t") => serve(seen),
+        _ => Reply::new(401, "").with("www-authenticate", format!("Bearer realm=\"{realm}/t\"")),
+    })
+    .await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let text = format!(r#"{{"auths": {{"{}": {{"identitytoken": "idt/1"}}}}}}"#, double.host());
+    std::fs::write(file.path(), text).unwrap();
+    let registry = open(RegistryConfig { docker_config: Some(file.path().to_owned()), ..config(&double) });
+    read(&registry, 0, 1).await.unwrap();
+    // It is never part of an address.
+    assert!(service.seen().iter().all(|seen| seen.method == "POST"));
+}
+
+#[tokio::test]
+async fn a_login_of_docker_is_shown() {
+    let double = Double::new(|seen| match seen.header("authorization") {
+        Some(proof) if proof == format!("Basic {}", basic("u", "p")) => serve(seen),
+        _ => Reply::new(401, "").with("www-authenticate", "Basic realm=r"),
+    })
+    .await;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let text = format!(r#"{{"auths": {{"{}": {{"auth": "{}"}}}}}}"#, double.host(), basic("u", "p"));
+    std::fs::write(file.path(), text).unwrap();
+    let registry = open(RegistryConfig { docker_config: Some(file.path().to_owned()), ..config(&double) });
+    read(&registry, 0, 1).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_service_that_fails_to_answer_post_is_asked_with_get() {
+    for wrong in [|| Reply::new(500, ""), || Reply::new(501, ""), || Reply::new(200, "<html>")] {
+        let service = Double::new(move |seen| match seen.method.as_str() {
+            "GET" => Reply::new(200, r#"{"token":"t"}"#),
+            _ => wrong(),
+        })
+        .await;
+        let realm = service.url();
+        let double = Double::new(move |seen| match seen.header("authorization") {
+            Some("Bearer t") => serve(seen),
+            _ => Reply::new(401, "").with("www-authenticate", format!("Bearer realm=\"{realm}/t\"")),
+        })
+        .await;
+        read(&open(config(&double)), 0, 1).await.unwrap();
+        assert_eq!(service.seen().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_registry_that_has_moved_its_token_service_is_asked_where_to() {
+    let old = Double::new(|_| Reply::new(200, r#"{"token":"t","expires_in":1}"#)).await;
+    let new = Double::new(|_| Reply::new(200, r#"{"token":"t"}"#)).await;
+    let (realms, has_moved) = ([old.url(), new.url()], Arc::new(AtomicBool::new(false)));
+    let moved = has_moved.clone();
+    let double = Double::new(move |seen| match seen.header("authorization") {
+        Some("Bearer t") => serve(seen),
+        _ => {
+            let realm = &realms[usize::from(moved.load(Ordering::Relaxed))];
+            Reply::new(401, "").with("www-authenticate", format!("Bearer realm=\"{realm}/t\""))
+        }
+    })
+    .await;
+    let registry = open(config(&double));
+    read(&registry, 0, 1).await.unwrap();
+    drop(old);
+    has_moved.store(true, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    // It is found within some seconds, not with each request.
+    read(&registry, 0, 1).await.unwrap();
+    assert_eq!(new.seen().len(), 1);
+}
+
 #[tokio::test]
 async fn a_place_that_sent_wrong_bytes_is_not_remembered() {
     let store = Double::new(serve).await;

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use http::Version;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use storage::Error;
+use storage::backend::Backend as _;
 use storage::backend::registry::RegistryConfig;
 use storage::http::Scheme;
 use tokio_rustls::TlsAcceptor;
@@ -22,22 +24,25 @@ fn serve(seen: &Seen) -> Reply {
 }
 
 /// A certificate authority with its files.
-struct Authority {
+pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     dir: tempfile::TempDir,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        params.distinguished_name.push(DnType::CommonName, format!("authority {number}"));
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("ca.pem"), issuer.pem()).unwrap();
         Self { issuer, dir }
     }
 
-    fn file(&self) -> PathBuf {
+    pub fn file(&self) -> PathBuf {
         self.dir.path().join("ca.pem")
     }
 
@@ -47,8 +52,24 @@ impl Authority {
         (params.signed_by(&key, &self.issuer).unwrap(), key)
     }
 
-    fn acceptor(&self, name: &str, wants_client: bool) -> TlsAcceptor {
-        let (certificate, key) = self.issue(name);
+    pub fn acceptor(&self, name: &str, wants_client: bool) -> TlsAcceptor {
+        self.acceptor_of(self.issue(name), wants_client)
+    }
+
+    /// With a certificate that has ended.
+    fn expired(&self, name: &str) -> TlsAcceptor {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        (params.not_before, params.not_after) =
+            (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2021, 1, 1));
+        self.acceptor_of((params.signed_by(&key, &self.issuer).unwrap(), key), false)
+    }
+
+    fn acceptor_of(
+        &self,
+        (certificate, key): (rcgen::Certificate, KeyPair),
+        wants_client: bool,
+    ) -> TlsAcceptor {
         let builder = ServerConfig::builder();
         let builder = if wants_client {
             let mut roots = RootCertStore::empty();
@@ -88,7 +109,8 @@ async fn who_cannot_prove_who_they_are_is_refused_at_once() {
     let (authority, other) = (Authority::new(), Authority::new());
     let strange = Double::tls(other.acceptor("127.0.0.1", false), serve).await;
     let misnamed = Double::tls(authority.acceptor("registry.invalid", false), serve).await;
-    for double in [&strange, &misnamed] {
+    let expired = Double::tls(authority.expired("127.0.0.1"), serve).await;
+    for double in [&strange, &misnamed, &expired] {
         let start = Instant::now();
         let error = read(&open(https(double, Some(&authority))), 0, 1).await.unwrap_err();
         assert!(matches!(error, Error::Unavailable { .. }), "{error}");
@@ -113,10 +135,97 @@ async fn we_prove_who_we_are() {
     let [cert_file, key_file] = files;
     config.http.client_cert = Some((cert_file, key_file));
     read(&open(config), 0, 1).await.unwrap();
-    let mut nobody = https(&double, Some(&authority));
-    nobody.http.retry_limit = 1;
-    read(&open(nobody), 0, 1).await.unwrap_err();
+    // Nobody, and somebody whom it does not know.
+    let other = Authority::new();
+    let (certificate, key) = other.issue("client");
+    let files = ["client.pem", "client.key"].map(|name| other.dir.path().join(name));
+    std::fs::write(&files[0], certificate.pem()).unwrap();
+    std::fs::write(&files[1], key.serialize_pem()).unwrap();
+    let [cert_file, key_file] = files;
+    for client_cert in [None, Some((cert_file, key_file))] {
+        let mut config = https(&double, Some(&authority));
+        config.http.client_cert = client_cert;
+        let start = Instant::now();
+        let error = read(&open(config), 0, 1).await.unwrap_err();
+        assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(3), "{error}");
+    }
     assert_eq!(double.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_port_that_speaks_plain_http_is_told_at_once() {
+    let plain = Double::new(serve).await;
+    let start = Instant::now();
+    let error = read(&open(https(&plain, None)), 0, 1).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(3), "{error}");
+    assert_eq!(plain.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn who_accepts_any_certificate_accepts_none_unless_there_was_one() {
+    let plain = Double::new(|seen| match seen.header("authorization") {
+        None => Reply::new(401, "").with("www-authenticate", "Basic realm=r"),
+        Some(_) => serve(seen),
+    })
+    .await;
+    let mut config = https(&plain, None);
+    config.http.skip_verify = true;
+    config.auth = Some(crate::setup::auth("u", "p"));
+    let registry = open(config.clone());
+    for _ in 0..3 {
+        read(&registry, 0, 1).await.unwrap();
+    }
+    assert_eq!(plain.seen().len(), 4);
+    // Where TLS was spoken once, whoever answers in the clear is somebody else.
+    let addr = plain.addr;
+    drop(plain);
+    let authority = Authority::new();
+    let secure = Double::tls_at(addr, authority.acceptor("127.0.0.1", false), serve).await;
+    let registry = open(config);
+    read(&registry, 0, 1).await.unwrap();
+    drop(secure);
+    let other = Double::at(addr, serve).await;
+    let error = read(&registry, 0, 1).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    assert_eq!(other.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn an_endpoint_is_not_given_up_before_a_new_connection_has_failed() {
+    let authority = Authority::new();
+    let is_sick = Arc::new(AtomicUsize::new(0));
+    let sick = is_sick.clone();
+    // What is sick is the one connection that all requests share, as after a failover behind its address.
+    let double = Double::tls(authority.acceptor("127.0.0.1", false), move |seen| {
+        if seen.connection <= sick.load(Ordering::Relaxed) { Reply::new(502, "") } else { serve(seen) }
+    })
+    .await;
+    let registry = Arc::new(open(https(&double, Some(&authority))));
+    read(&*registry, 0, 1).await.unwrap();
+    is_sick.store(1, Ordering::Relaxed);
+    let reads: Vec<_> = (0..50)
+        .map(|number| {
+            let registry = registry.clone();
+            tokio::spawn(async move { read(&*registry, number, 10).await.map(drop) })
+        })
+        .collect();
+    for read in reads {
+        read.await.unwrap().unwrap();
+    }
+    assert_eq!(double.connections(), 2);
+    assert_eq!(registry.endpoints()[0].health.openings, 0);
+    // A new one that fails too is enough.
+    is_sick.store(usize::MAX, Ordering::Relaxed);
+    let request = crate::setup::within(Duration::from_secs(2));
+    registry.read(&crate::setup::blob(), 0, 1, request).await.unwrap_err();
+    assert_eq!(registry.endpoints()[0].health.openings, 1);
+    let trials: Vec<_> =
+        double.seen().iter().map(|seen| seen.connection).filter(|number| *number > 2).collect();
+    let mut distinct = trials.clone();
+    distinct.dedup();
+    assert!(!trials.is_empty() && trials == distinct, "trials on connections {trials:?}");
 }
 
 #[tokio::test]
@@ -140,9 +249,9 @@ async fn a_redirect_does_not_leave_tls_unless_told_to() {
 #[tokio::test]
 async fn a_connection_with_a_stalled_stream_is_left() {
     let authority = Authority::new();
-    let count = std::sync::atomic::AtomicUsize::new(0);
+    let count = AtomicUsize::new(0);
     let double = Double::tls(authority.acceptor("127.0.0.1", false), move |seen| {
-        match count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+        match count.fetch_add(1, Ordering::Relaxed) {
             1 => Reply::silence(),
             _ => serve(seen),
         }

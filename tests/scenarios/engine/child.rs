@@ -1,18 +1,23 @@
 //! One run of one scenario, in its sandbox: everything it starts is gone when it ends.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::falsify::falsified;
-use crate::judge::judge;
+use crate::judge::{judge, never};
 use crate::load;
-use crate::record::Record;
+use crate::record::{Record, RequestSeen};
 use crate::schema::{Expect, Scenario, Step};
 use crate::world::World;
 
 /// Lines of the daemons' logs that a failure shows.
 const LOG_SHOWN: usize = 25;
+/// How much of what must never be is told.
+const NEVERS_SHOWN: usize = 5;
+/// How long after its limit a run ends itself, if nobody else does.
+const LAST: Duration = Duration::from_secs(60);
 
 /// What came of a run.
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -36,6 +41,12 @@ pub fn run(file: &Path, without_faults: bool) -> Report {
     let outcome = std::panic::catch_unwind(|| {
         let loaded = load::file(file).map_err(anyhow::Error::msg)?;
         let mut scenario = loaded.scenario;
+        let limit = scenario.limit.0 + LAST;
+        std::thread::spawn(move || {
+            std::thread::sleep(limit);
+            // Whoever started us is gone: everything in the sandbox ends with its first process.
+            std::process::exit(1);
+        });
         if without_faults {
             scenario.steps = mended(&scenario.steps);
         }
@@ -69,7 +80,10 @@ fn mended(steps: &[Step]) -> Vec<Step> {
 
 fn look(scenario: Scenario, dir: PathBuf) -> anyhow::Result<Report> {
     let expectations = scenario.expect.clone();
-    let seen = World::new(scenario, dir)?.run()?;
+    let seen = World::new(scenario, dir.clone())?.run()?;
+    // For those who keep the directory.
+    std::fs::write(dir.join("requests"), requests(&seen.record))?;
+    std::fs::write(dir.join("log"), seen.record.log.join("\n"))?;
     let mut report = Report { failures: seen.failures, ..Report::default() };
     for (at, expect, record) in &seen.waits {
         prove(&mut report, at, expect, record);
@@ -84,9 +98,23 @@ fn look(scenario: Scenario, dir: PathBuf) -> anyhow::Result<Report> {
             Err(problem) => report.failures.push(format!("{at}: {problem}")),
         }
     }
+    let never = never(&seen.record);
+    report.failures.extend(never.into_iter().take(NEVERS_SHOWN).map(|problem| format!("never: {problem}")));
     let log = &seen.record.log;
     report.log = log[log.len().saturating_sub(LOG_SHOWN)..].to_vec();
     Ok(report)
+}
+
+/// All requests as text, one a line: when, to whom, how answered, for what.
+fn requests(record: &Record) -> String {
+    let line = |seen: &RequestSeen| {
+        let at = seen.at.saturating_duration_since(record.start).as_secs_f64();
+        let mut lines = seen.head.lines();
+        let what = lines.next().unwrap_or_default();
+        let range = lines.find(|line| line.starts_with("range:")).unwrap_or_default();
+        format!("{at:8.3} {} {} {what} {range}\n", seen.server, seen.status)
+    };
+    record.requests.iter().map(line).collect()
 }
 
 /// Changes what was seen in all ways that contradict an expectation; the judge must notice each.

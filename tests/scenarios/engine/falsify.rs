@@ -105,7 +105,7 @@ fn falsify_reads(expect: &Reads, record: &Record) -> Vec<(String, Record)> {
             .for_each(|read| read.result = Outcome::Data(NO_DIGEST.into()));
     });
     if let Some(ends) = &expect.end {
-        let others = [End::Ok, End::Eio, End::Etimedout, End::Enotconn];
+        let others = [End::Ok, End::Eio, End::Etimedout, End::Enotconn, End::Econnaborted];
         for other in others.into_iter().filter(|other| !ends.contains(other)) {
             change(format!("one read ends with {other:?}"), &|reads| {
                 let right = |path: &str| record.model.get(path).and_then(|entry| entry["sha256"].as_str());
@@ -127,6 +127,13 @@ fn falsify_reads(expect: &Reads, record: &Record) -> Vec<(String, Record)> {
         change(format!("the fastest takes {took:?}"), &|reads| {
             let mine = reads.iter_mut().filter(is_mine);
             mine.for_each(|read| read.took = read.took.max(took));
+            reads.iter_mut().filter(is_mine).take(1).for_each(|read| read.took = took);
+        });
+    }
+    for took in expect.slowest.iter().flat_map(around) {
+        change(format!("the slowest takes {took:?}"), &|reads| {
+            let mine = reads.iter_mut().filter(is_mine);
+            mine.for_each(|read| read.took = read.took.min(took));
             reads.iter_mut().filter(is_mine).take(1).for_each(|read| read.took = took);
         });
     }

@@ -71,6 +71,34 @@ pub fn judge(expect: &Expect, record: &Record) -> Verdict {
     }
 }
 
+/// What must never be, whatever a scenario expects.
+pub fn never(record: &Record) -> Vec<String> {
+    let mut problems = Vec::new();
+    for read in &record.reads {
+        match &read.result {
+            Outcome::Hangs => {
+                problems.push(format!("{:?}: {} hangs after {:?}", read.of, read.path, read.took))
+            }
+            Outcome::Data(digest) if right(record, &read.path) != Some(digest) => {
+                problems.push(format!("{:?}: {}: WRONG BYTES", read.of, read.path));
+            }
+            Outcome::Data(_) | Outcome::Error(_) => {}
+        }
+    }
+    // A panic, and a key of the configuration that a scenario has misspelt.
+    let is_bad = |line: &&String| ["panicked", "unknown key"].iter().any(|word| line.contains(word));
+    problems.extend(record.log.iter().filter(is_bad).map(|line| format!("the log says: {line}")));
+    problems.extend(secrets_told(record).into_iter().map(|told| format!("a secret is told: {told}")));
+    problems
+}
+
+fn right<'a>(record: &'a Record, path: &str) -> Option<&'a String> {
+    match record.model.get(path)?.get("sha256")? {
+        Value::String(digest) => Some(digest),
+        _ => None,
+    }
+}
+
 /// The reads of a step.
 pub fn reads_of<'a>(name: &'a str, record: &'a Record) -> impl Iterator<Item = &'a ReadSeen> {
     record.reads.iter().filter(move |read| read.of == name)
@@ -83,6 +111,7 @@ pub fn errno(end: End) -> Option<i32> {
         End::Eio => Some(nix::libc::EIO),
         End::Etimedout => Some(nix::libc::ETIMEDOUT),
         End::Enotconn => Some(nix::libc::ENOTCONN),
+        End::Econnaborted => Some(nix::libc::ECONNABORTED),
     }
 }
 
@@ -98,7 +127,7 @@ fn judge_reads(expect: &Reads, record: &Record) -> Verdict {
             Outcome::Hangs => problems.push(format!("{} hangs after {:?}", read.path, read.took)),
             Outcome::Data(digest) => {
                 good += 1;
-                let right = record.model.get(&read.path).and_then(|entry| entry["sha256"].as_str());
+                let right = right(record, &read.path);
                 if right != Some(digest) {
                     problems.push(format!("{}: WRONG BYTES, {digest} and not {right:?}", read.path));
                 } else if expect.end.as_ref().is_some_and(|ends| !fits(ends, None)) {
@@ -125,6 +154,9 @@ fn judge_reads(expect: &Reads, record: &Record) -> Verdict {
     let slowest = seen.iter().map(|read| read.took).max().unwrap_or_default();
     if let Some(times) = &expect.fastest {
         problems.extend(span(times, fastest, "the fastest").err());
+    }
+    if let Some(times) = &expect.slowest {
+        problems.extend(span(times, slowest, "the slowest").err());
     }
     if let Some(limits) = &expect.count {
         problems.extend(number(limits, seen.len() as f64, "reads").err());
@@ -222,7 +254,7 @@ pub fn says(expect: &Log, line: &str) -> bool {
     expect.says.iter().all(|text| line.contains(&text.to_lowercase()))
 }
 
-fn judge_secrets(expect: &Secrets, record: &Record) -> Verdict {
+fn secrets_told(record: &Record) -> Vec<String> {
     let spans = record.spans.iter().flat_map(|span| {
         let told = span.attributes.values().map(|text| ("a span", text.as_str()));
         told.chain([("a span", span.name.as_str())])
@@ -235,6 +267,10 @@ fn judge_secrets(expect: &Secrets, record: &Record) -> Verdict {
             told.push(format!("{secret:?} in {place}: {text}"));
         }
     }
+    told
+}
+
+fn judge_secrets(expect: &Secrets, record: &Record) -> Verdict {
     if record.log.is_empty() {
         return Err("nothing was logged at all".into());
     }
@@ -246,7 +282,7 @@ fn judge_secrets(expect: &Secrets, record: &Record) -> Verdict {
         ));
     }
     let said = format!("{} secrets, {} lines", record.secrets.len(), record.log.len());
-    self::told("secrets", &told, said)
+    told("secrets", &secrets_told(record), said)
 }
 
 fn judge_sample(expect: &SampleIs, record: &Record) -> Verdict {

@@ -215,7 +215,12 @@ impl Check {
             Action::Config(patch) if !patch.is_object() => {
                 self.fail(at, "not a table; expected keys to replace")
             }
-            Action::Dns(_) | Action::Link(_) | Action::Disk(_) | Action::Process(_) | Action::Config(_) => {}
+            Action::Dns(_)
+            | Action::Link(_)
+            | Action::Disk(_)
+            | Action::Cache(_)
+            | Action::Process(_)
+            | Action::Config(_) => {}
         }
     }
 
@@ -247,7 +252,7 @@ impl Check {
                 for limits in [&reads.count, &reads.good].into_iter().flatten() {
                     self.limits(&format!("{at}.reads"), limits);
                 }
-                for times in [&reads.each, &reads.fastest].into_iter().flatten() {
+                for times in [&reads.each, &reads.fastest, &reads.slowest].into_iter().flatten() {
                     self.times(&format!("{at}.reads"), times);
                 }
             }

@@ -1,8 +1,8 @@
 //! Runs the daemon through worlds that break, as the files beside this folder describe them: `../README.md`.
 //!
 //! The program reads the folder when it runs, starts itself again for each scenario in a sandbox of its own
-//! ([`sandbox`]), several at once, and ends those that take too long. `--prove` runs each of them without its faults,
-//! too, and wants it to fail then.
+//! ([`sandbox`]), several at once, and ends those that take too long. Each is run without its faults too, and has to
+//! fail then.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod child;
@@ -36,9 +36,9 @@ pub struct Arguments {
     /// So many at once.
     #[arg(long, default_value_t = 12)]
     jobs: usize,
-    /// Run each without its faults too; it must fail then.
+    /// Prove nothing: do not run each without its faults as well.
     #[arg(long)]
-    prove: bool,
+    plain: bool,
     /// Keep the directories of runs.
     #[arg(long)]
     keep: bool,
@@ -55,11 +55,22 @@ pub struct Arguments {
     report: Option<PathBuf>,
     #[arg(long, hide = true)]
     without_faults: bool,
-    /// Understood and ignored: what `cargo test` may hand to every test program.
+    /// Not those whose names have this in them.
+    #[arg(long)]
+    skip: Vec<String>,
+    /// Understood and ignored, as are those after it: what `cargo test` may hand to every test program.
     #[arg(long, hide = true)]
     nocapture: bool,
     #[arg(long, hide = true)]
+    show_output: bool,
+    #[arg(long, hide = true)]
+    include_ignored: bool,
+    #[arg(long, hide = true)]
     test_threads: Option<usize>,
+    #[arg(long, hide = true)]
+    color: Option<String>,
+    #[arg(long, hide = true)]
+    format: Option<String>,
     #[arg(long, short, hide = true)]
     quiet: bool,
 }

@@ -79,7 +79,6 @@ impl Reading {
             seen.extend(progress.at.values().map(|(path, begin)| ReadSeen {
                 of: self.name.clone(),
                 path: path.clone(),
-                begin: *begin,
                 took: begin.elapsed(),
                 result: Outcome::Hangs,
             }));
@@ -99,7 +98,7 @@ fn read_one(step: &Read, root: &Path, reader: usize, path: String, shared: &(Mut
     };
     let mut progress = lock(&shared.0);
     progress.at.remove(&reader);
-    progress.seen.push(ReadSeen { of: step.name.clone(), path, begin, took, result });
+    progress.seen.push(ReadSeen { of: step.name.clone(), path, took, result });
 }
 
 /// The SHA-256 of a file.

@@ -48,7 +48,6 @@ pub struct ReadSeen {
     /// The step.
     pub of: String,
     pub path: String,
-    pub begin: Instant,
     pub took: Duration,
     pub result: Outcome,
 }

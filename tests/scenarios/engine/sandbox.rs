@@ -88,6 +88,17 @@ pub fn fill_disk(dir: &Path, leaves: Option<Size>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Removes the files of a directory.
+pub fn remove_files(dir: &Path) -> anyhow::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_file() {
+            fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        }
+    }
+    Ok(())
+}
+
 /// Connections that were begun in this network, whatever became of them.
 pub fn connections_tried() -> anyhow::Result<u64> {
     let table = fs::read_to_string("/proc/self/net/snmp")?;

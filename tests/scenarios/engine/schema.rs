@@ -138,6 +138,8 @@ pub enum Action {
     Link(Link),
     /// The disk of the cache has only so much room left.
     Disk(Disk),
+    /// What is in the cache directory.
+    Cache(Cache),
     /// A daemon is killed or stopped.
     Process(Process),
     /// Configurations of daemons that start from now on; keys are replaced, `null` removes one.
@@ -146,7 +148,7 @@ pub enum Action {
 
 /// One server or several.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected the name of a server, or a list of names")]
 pub enum Names {
     One(String),
     Many(Vec<String>),
@@ -371,6 +373,20 @@ pub struct Disk {
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub struct Cache {
+    pub is: Contents,
+}
+
+/// What becomes of the files in the cache directory.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub enum Contents {
+    /// They lose their names; who has them open keeps them.
+    Removed,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Process {
     #[serde(default = "main_daemon")]
     pub daemon: String,
@@ -545,6 +561,9 @@ pub struct Reads {
     /// How long the fastest took.
     #[serde(default)]
     pub fastest: Option<Times>,
+    /// How long the slowest took.
+    #[serde(default)]
+    pub slowest: Option<Times>,
 }
 
 /// How a read ends.
@@ -556,9 +575,12 @@ pub enum End {
     Eio,
     #[serde(rename = "ETIMEDOUT")]
     Etimedout,
-    /// The daemon is gone.
+    /// The daemon is gone since before.
     #[serde(rename = "ENOTCONN")]
     Enotconn,
+    /// The daemon went while it was asked.
+    #[serde(rename = "ECONNABORTED")]
+    Econnaborted,
 }
 
 /// The whole tree was like its manifest.

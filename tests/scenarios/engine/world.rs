@@ -16,7 +16,7 @@ use crate::judge;
 use crate::reads::{self, Reading};
 use crate::record::{Ledger, Mark, ReadSeen, Record};
 use crate::sandbox;
-use crate::schema::{Action, Expect, Fate, Mount, Process, Read, Scenario, Signal, Step, Until};
+use crate::schema::{Action, Contents, Expect, Fate, Mount, Process, Read, Scenario, Signal, Step, Until};
 use crate::server::answer::{AUTH, PASSWORD};
 use crate::server::tls::Authorities;
 use crate::server::town::{Blobs, Town};
@@ -163,12 +163,7 @@ impl World {
                 self.trees.insert(tree.name.clone(), found);
             }
             Step::Join(join) => {
-                let (ended, others) = std::mem::take(&mut self.readings)
-                    .into_iter()
-                    .partition(|reading| reading.name() == join.read);
-                self.readings = others;
-                let ended: Vec<Reading> = ended;
-                for reading in ended {
+                for reading in self.readings.extract_if(.., |reading| reading.name() == join.read) {
                     self.reads.extend(reading.finish());
                 }
             }
@@ -217,6 +212,9 @@ impl World {
             Action::Dns(dns) => self.names.set(&dns.name, dns.is.clone()),
             Action::Link(link) => sandbox::limit_link(link.rate)?,
             Action::Disk(disk) => sandbox::fill_disk(&self.dir.join("cache"), disk.leaves)?,
+            Action::Cache(cache) => match cache.is {
+                Contents::Removed => sandbox::remove_files(&self.dir.join("cache"))?,
+            },
             Action::Process(process) => self.signal(process)?,
             Action::Config(change) => patch(&mut self.config, change),
         }

@@ -91,7 +91,7 @@ proptest! {
                 1 if limit.has_room(Priority::Prefetch) => limit.start(Priority::Prefetch),
                 2 => limit.end(Priority::OnDemand),
                 3 => limit.succeeded(),
-                _ => limit.throttled(now, now),
+                _ => _ = limit.throttled(now, now),
             }
             prop_assert!((1..=most.max(1)).contains(&limit.limit()));
         }

@@ -162,19 +162,71 @@ fn all_dead_means_one_trial_and_everybody_else_waits() {
 
 #[test]
 fn too_many_requests_is_a_wait_and_no_death() {
-    let now = Instant::now();
+    let mut now = Instant::now();
     let mut endpoints = endpoints(&[Role::Origin]);
     for _ in 0..20 {
+        // Longer than the pause that an endpoint gets that is asked for one thing at a time and has too much.
+        now += CROWDED.1;
         let mut tries = on_demand(now);
         fail(&mut endpoints, now, &mut tries, Failure::Throttled { retry_after: None });
     }
     let health = endpoints.health(now).next();
     assert!(health.is_some_and(|health| health.phase == Phase::Closed && health.limit < 16), "{health:?}");
+    now += CROWDED.1;
     let mut tries = on_demand(now);
     fail(&mut endpoints, now, &mut tries, Failure::Throttled { retry_after: Some(ms(7000)) });
     let (until, why) = waits(endpoints.choose(now, &mut on_demand(now)));
     assert_eq!((until - now, why), (ms(7000), Waiting::Throttled));
     assert!(matches!(endpoints.choose(until, &mut on_demand(now)), Decision::Send(_)));
+}
+
+#[test]
+fn where_one_request_is_too_many_there_are_few() {
+    let zero = Instant::now();
+    let mut endpoints = endpoints(&[Role::Origin]);
+    let mut readers: Vec<_> = (0..50).map(|_| tries(zero, Priority::OnDemand)).collect();
+    let mut arrivals = Vec::new();
+    for step in 0..30_000 {
+        let now = zero + ms(step);
+        for reader in &mut readers {
+            if let Decision::Send(ticket) = endpoints.choose(now, reader) {
+                arrivals.push(step);
+                endpoints.report(
+                    now,
+                    ticket,
+                    Some(reader),
+                    Outcome::Failure(Failure::Throttled { retry_after: None }),
+                );
+            }
+        }
+    }
+    assert!(arrivals.len() <= 100 + 30, "{} requests in 30 s", arrivals.len());
+    let last = arrivals.last().copied();
+    assert!(last.is_some_and(|last| last >= 28_000), "nobody asks any more: {last:?}");
+    // One success, and it is asked as before.
+    let now = zero + ms(33_000);
+    let ticket = sent(endpoints.choose(now, &mut on_demand(now)));
+    endpoints.report(now, ticket, None, Outcome::Success);
+    assert!(matches!(endpoints.choose(now, &mut on_demand(now)), Decision::Send(_)));
+}
+
+#[test]
+fn an_endpoint_that_cannot_be_used_comes_last_for_a_while() {
+    let now = Instant::now();
+    let mut endpoints = endpoints(&[Role::Mirror, Role::Origin]);
+    let mut tries = on_demand(now);
+    assert_eq!(fail(&mut endpoints, now, &mut tries, Failure::Unusable), FIRST);
+    assert_eq!(fail(&mut endpoints, now, &mut tries, Failure::Unusable), SECOND);
+    assert!(matches!(endpoints.choose(now, &mut tries), Decision::GiveUp(GivenUp::Refused)), "asked again");
+    // Both are equally bad, and asked in order; one that has served is preferred.
+    let mut tries = on_demand(now);
+    assert_eq!(fail(&mut endpoints, now, &mut tries, Failure::Unusable), FIRST);
+    let ticket = sent(endpoints.choose(now, &mut tries));
+    endpoints.report(now, ticket, Some(&mut tries), Outcome::Success);
+    assert_eq!(sent(endpoints.choose(now, &mut on_demand(now))).endpoint(), SECOND);
+    let later = now + UNUSABLE;
+    assert_eq!(sent(endpoints.choose(later, &mut on_demand(later))).endpoint(), FIRST);
+    assert!(endpoints.health(now).all(|health| health.openings == 0));
 }
 
 #[test]

@@ -103,7 +103,7 @@ fn one_fetch_at_a_time_and_the_old_token_meanwhile() {
     // The fetch hangs beyond the end of the token: nobody uses that any more, and after 30 s somebody else tries.
     assert!(matches!(life.need(zero + LIFE), Need::Wait(until) if until == late + FETCH_PATIENCE));
     let Need::Fetch(second) = life.need(late + FETCH_PATIENCE) else { panic!("waits for ever") };
-    life.failed(late + secs(31), renewal, Fault::Unavailable);
+    life.failed(late + secs(31), renewal, Fault::Unavailable, None);
     assert!(matches!(life.need(late + secs(31)), Need::Wait(_)), "the second is under way");
     life.fetched(late + secs(32), second, 2, LIFE);
     assert!(matches!(life.need(late + secs(33)), Need::Use(2)));
@@ -131,12 +131,12 @@ fn a_service_that_fails_is_asked_seldom_while_the_token_lives_and_soon_after() {
             Need::Use(_) => assert!(time < LIFE),
             Need::Renew(_, fetch) => {
                 before += 1;
-                life.failed(now, fetch, Fault::Unavailable);
+                life.failed(now, fetch, Fault::Unavailable, None);
             }
             Need::Fetch(fetch) => {
                 assert!(time >= LIFE);
                 after += 1;
-                life.failed(now, fetch, Fault::Unavailable);
+                life.failed(now, fetch, Fault::Unavailable, None);
             }
             Need::Wait(until) => assert!(until > now && until <= now + URGENT.1),
             Need::Denied(_) => panic!("nobody was denied"),
@@ -157,7 +157,7 @@ fn dead_credentials_are_shown_ever_more_seldom() {
         match life.need(now) {
             Need::Fetch(fetch) => {
                 count += 1;
-                life.failed(now, fetch, Fault::Denied);
+                life.failed(now, fetch, Fault::Denied, None);
             }
             Need::Denied(until) => assert!(until > now && until <= now + secs(600)),
             other => panic!("{other:?}"),
@@ -191,6 +191,66 @@ fn a_token_that_was_good_and_is_revoked_is_replaced_at_once() {
     assert!(matches!(life.need(now), Need::Use(1)), "another one was refused");
     life.refused(now, &1);
     assert!(matches!(life.need(now), Need::Fetch(_)));
+}
+
+#[test]
+fn a_registry_whose_clock_is_ahead_is_waited_for_and_not_given_up() {
+    // Tokens of five seconds, which it takes for ended after two.
+    let zero = Instant::now();
+    let mut life: Life<u64> = Life::new(1);
+    let (mut came, mut count, mut denied) = (zero, 0, 0);
+    for tenth in 0..600 {
+        let now = zero + Duration::from_millis(tenth * 100);
+        match life.need(now) {
+            Need::Fetch(fetch) | Need::Renew(_, fetch) => {
+                count += 1;
+                life.fetched(now, fetch, count, secs(5));
+                came = now;
+            }
+            Need::Use(token) if now < came + secs(2) => life.accepted(&token),
+            Need::Use(token) => life.refused(now, &token),
+            Need::Wait(until) => assert!(until <= now + URGENT.1),
+            Need::Denied(_) => denied += 1,
+        }
+    }
+    assert_eq!(denied, 0);
+    assert!((15..=20).contains(&count), "{count} tokens in a minute");
+}
+
+#[test]
+fn a_token_that_took_longer_to_come_than_it_lives_serves_those_who_waited() {
+    let zero = Instant::now();
+    let mut life: Life<u32> = Life::new(1);
+    let Need::Fetch(fetch) = life.need(zero) else { panic!("nothing to fetch") };
+    let late = zero + secs(3);
+    life.fetched(late, fetch, 1, Duration::ZERO);
+    assert!(matches!(life.need(late), Need::Use(1) | Need::Renew(1, _)));
+    // Refused, it is not the credential's fault.
+    life.refused(late, &1);
+    assert!(matches!(life.need(late), Need::Wait(_)));
+}
+
+#[test]
+fn a_service_that_asks_to_be_left_alone_is() {
+    let zero = Instant::now();
+    let mut life: Life<u32> = Life::new(1);
+    for (asked, waits) in [(secs(7), secs(7)), (secs(86_400), LONGEST_RETRY_AFTER)] {
+        let Need::Fetch(fetch) = life.need(zero) else { panic!("nothing to fetch") };
+        life.failed(zero, fetch, Fault::Unavailable, Some(asked));
+        assert!(matches!(life.need(zero), Need::Wait(until) if until == zero + waits));
+        life = Life::new(1);
+    }
+}
+
+#[test]
+fn a_credential_that_somebody_vouches_for_is_shown_at_once() {
+    let zero = Instant::now();
+    let mut life: Life<u32> = Life::new(1);
+    let Need::Fetch(fetch) = life.need(zero) else { panic!("nothing to fetch") };
+    life.failed(zero, fetch, Fault::Denied, None);
+    assert!(matches!(life.need(zero), Need::Denied(_)));
+    life.pardon();
+    assert!(matches!(life.need(zero), Need::Fetch(_)));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use nydus_tests::collector::Span as Traced;
 use nydus_tests::manifest::Manifest;
 
 use crate::falsify::falsified;
-use crate::judge::judge;
+use crate::judge::{judge, never};
 use crate::record::{ConnectionSeen, Mark, Outcome, ReadSeen, Record, RequestSeen};
 use crate::schema::{Expect, Fate, Kind};
 
@@ -20,7 +20,6 @@ fn record() -> Record {
     let read = |of: &str, took, result| ReadSeen {
         of: of.into(),
         path: "a".into(),
-        begin: start,
         took: Duration::from_secs(took),
         result,
     };
@@ -74,10 +73,11 @@ fn expectation(text: &str) -> Expect {
 fn what_holds_is_contradicted_by_every_change() {
     let record = record();
     for (text, changes) in [
-        ("reads: { of: good, end: [ok] }", 5),
+        ("reads: { of: good, end: [ok] }", 6),
         ("reads: { of: good, count: { exactly: 2 }, good: { at_least: 1, at_most: 2 } }", 6),
-        ("reads: { of: bad, end: [EIO, ETIMEDOUT], each: { at_least: 4s, at_most: 6s } }", 6),
+        ("reads: { of: bad, end: [EIO, ETIMEDOUT], each: { at_least: 4s, at_most: 6s } }", 7),
         ("reads: { of: good, fastest: { at_least: 1s, at_most: 1s } }", 4),
+        ("reads: { of: good, slowest: { at_least: 2s, at_most: 3s } }", 4),
         ("tree: { of: all }", 2),
         ("requests: { server: origin, status: 503, count: { exactly: 2 } }", 2),
         ("requests: { server: origin, during: { from: begin, to: over }, count: { at_most: 2 } }", 1),
@@ -143,5 +143,23 @@ fn what_is_not_so_does_not_hold() {
         "daemon: { is: ended }",
     ] {
         assert!(judge(&expectation(text), &record()).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn what_must_never_be_is_found_without_being_asked_for() {
+    assert_eq!(never(&record()), Vec::<String>::new());
+    let changes: [(&str, fn(&mut Record)); 5] = [
+        ("WRONG BYTES", |record| record.reads[1].result = Outcome::Data("22".repeat(32))),
+        ("hangs", |record| record.reads[2].result = Outcome::Hangs),
+        ("panicked", |record| record.log.push("thread 'x' panicked at y".into())),
+        ("unknown key", |record| record.log.push("WARN config: backend.x: unknown key, ignored".into())),
+        ("secret", |record| record.log.push("GET /a?signature=hunter2".into())),
+    ];
+    for (word, change) in changes {
+        let mut record = record();
+        change(&mut record);
+        let problems = never(&record);
+        assert!(problems.len() == 1 && problems[0].contains(word), "{word}: {problems:?}");
     }
 }

@@ -5,8 +5,6 @@ use std::path::Path;
 
 use crate::load::{directory, parse};
 
-use super::*;
-
 const GOOD: &str = "
 about: a registry that is gone for a while
 image: v6-zstd
