@@ -9,6 +9,8 @@ mod load;
 #[path = "server/plan.rs"]
 mod plan;
 mod record;
+#[path = "server/rules.rs"]
+mod rules;
 mod schema;
 mod units;
 

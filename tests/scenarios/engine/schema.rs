@@ -148,7 +148,7 @@ pub enum Action {
 
 /// One server or several.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected the name of a server, or a list of names")]
 pub enum Names {
     One(String),
     Many(Vec<String>),

@@ -163,12 +163,7 @@ impl World {
                 self.trees.insert(tree.name.clone(), found);
             }
             Step::Join(join) => {
-                let (ended, others) = std::mem::take(&mut self.readings)
-                    .into_iter()
-                    .partition(|reading| reading.name() == join.read);
-                self.readings = others;
-                let ended: Vec<Reading> = ended;
-                for reading in ended {
+                for reading in self.readings.extract_if(.., |reading| reading.name() == join.read) {
                     self.reads.extend(reading.finish());
                 }
             }

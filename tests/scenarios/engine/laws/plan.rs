@@ -1,7 +1,8 @@
 //! Right answers, and what distortions make of them.
 
 use crate::plan::Plan;
-use crate::schema::{Distortion, Place};
+use crate::rules::Rules;
+use crate::schema::{Distortion, Kind, Place, Rule};
 
 fn distorted(by: Distortion) -> Plan {
     let content: Vec<u8> = (0..100).collect();
@@ -35,4 +36,25 @@ fn each_distortion_changes_what_it_says() {
     assert_eq!((led.status, led.headers[0].1.as_str()), (307, "http://x/b?7"));
     let refused = distorted(Distortion { status: Some(503), ..Distortion::default() });
     assert!(refused.status == 503 && refused.body.is_empty() && refused.headers.is_empty());
+}
+
+/// The statuses that rules give to ten requests of a kind; 0: none.
+fn picked(rules: &[&str], kind: Kind) -> Vec<u16> {
+    let rules: Vec<Rule> = rules.iter().map(|rule| serde_saphyr::from_str(rule).unwrap()).collect();
+    let mut rules = Rules::new(&rules);
+    (0..10).map(|_| rules.pick(kind).and_then(|distortion| distortion.status).unwrap_or(0)).collect()
+}
+
+#[test]
+fn the_first_rule_that_fits_decides() {
+    let always = "{ then: { status: 500 } }";
+    assert_eq!(picked(&[always], Kind::Ping), [500; 10]);
+    assert_eq!(picked(&["{ for: blobs, then: { status: 500 } }"], Kind::Tokens), [0; 10]);
+    let twice = "{ for: blobs, times: 2, then: { status: 429 } }";
+    assert_eq!(picked(&[twice], Kind::Blobs), [429, 429, 0, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(picked(&[twice, always], Kind::Blobs)[..4], [429, 429, 500, 500]);
+    let third = "{ every: 3, then: { status: 404 } }";
+    assert_eq!(picked(&[third], Kind::Blobs), [0, 0, 404, 0, 0, 404, 0, 0, 404, 0]);
+    let later = "{ after: 7, times: 1, then: { status: 403 } }";
+    assert_eq!(picked(&[later], Kind::Blobs), [0, 0, 0, 0, 0, 0, 0, 403, 0, 0]);
 }

@@ -24,9 +24,9 @@ pub fn answer(server: &Arc<Server>, request: &Request) -> Plan {
         Kind::Ping => Plan::new(200, "{}"),
         Kind::Blobs | Kind::Any => blob(server, request),
     };
-    let Some(rule) = server.rule(kind) else { return right };
+    let Some(distortion) = server.state().rules.pick(kind) else { return right };
     let number = next(server);
-    right.distorted(&rule.then, content(server, request), &request.path, number)
+    right.distorted(&distortion, content(server, request), &request.path, number)
 }
 
 fn next(server: &Server) -> u64 {

@@ -12,10 +12,11 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use super::rules::Rules;
 use super::talk;
 use super::tls::Authorities;
 use crate::record::{ConnectionSeen, Ledger};
-use crate::schema::{Answers, Kind, Reach, Rule, ServerSpec, Tokens, Validity};
+use crate::schema::{Answers, Reach, ServerSpec, Tokens, Validity};
 
 /// How long a listener may take to open or close.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -45,7 +46,7 @@ pub struct Server {
 
 /// What steps change.
 pub struct State {
-    rules: Vec<(Rule, u64)>,
+    pub rules: Rules,
     pub fast_by: i64,
     pub life: Duration,
     pub says: Option<Duration>,
@@ -79,7 +80,7 @@ impl Town {
             let acceptors = all.into_iter().filter(|_| spec.tls);
             let acceptors = acceptors.map(|validity| (validity, authorities.acceptor(&names, validity)));
             let state = State {
-                rules: Vec::new(),
+                rules: Rules::default(),
                 fast_by: 0,
                 life: spec.life.0,
                 says: None,
@@ -132,7 +133,7 @@ impl Town {
 
     /// From now on `name` answers so.
     pub fn answer(&self, name: &str, answers: &Answers) {
-        self.named(name).state().rules = answers.rules.iter().map(|rule| (rule.clone(), 0)).collect();
+        self.named(name).state().rules = Rules::new(&answers.rules);
     }
 
     /// From now on `name` can be reached so.
@@ -190,24 +191,6 @@ impl Server {
     /// Its time in milliseconds since 1970.
     pub fn now_ms(&self) -> u64 {
         self.now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-    }
-
-    /// The first rule that fits a request, counted.
-    pub fn rule(&self, kind: Kind) -> Option<Rule> {
-        let mut state = self.state();
-        for (rule, seen) in &mut state.rules {
-            if rule.kind != Kind::Any && rule.kind != kind {
-                continue;
-            }
-            *seen += 1;
-            let number = *seen;
-            let is_over = rule.times.is_some_and(|times| number > rule.after + times);
-            let is_turn = rule.every.is_none_or(|every| number % every == 0);
-            if number > rule.after && !is_over && is_turn {
-                return Some(rule.clone());
-            }
-        }
-        None
     }
 
     /// Whether it answers at all.
