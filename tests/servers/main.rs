@@ -8,3 +8,4 @@ mod proofs;
 mod proxies;
 mod refusals;
 mod registry;
+mod web;

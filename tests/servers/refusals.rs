@@ -75,6 +75,11 @@ impl Refusal<'_> {
         let daemon = launch(&scratch, &image, Form::V2Json, (self.kind, self.right.clone())).start();
         image.manifest().assert_tree(daemon.mountpoint(), "with the same cache, as it is right");
         daemon.unmount();
+        assert_ne!(
+            stored(&scratch.cache()),
+            Vec::<PathBuf>::new(),
+            "nothing was cached, now that it is right"
+        );
     }
 }
 

@@ -2,9 +2,10 @@
 //! with a second request.
 //!
 //! Invariants: as long as nothing is known of what an endpoint asks for, one request goes first and the others wait for its
-//! answer, though not long; a password that was turned down is not shown again so soon.
+//! answer, though not long; a password that was turned down is not shown again so soon; and a mirror in the clear sees no
+//! password, nor names who does.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,8 +29,8 @@ use crate::secret::Secret;
 const FIRST_PATIENCE: Duration = Duration::from_secs(1);
 /// What an endpoint asks for is asked again when it cannot be brought, at most so often.
 const DOUBT: Duration = Duration::from_secs(5);
-/// The most passwords that are remembered as turned down.
-const MAX_REFUSALS: usize = 64;
+/// The most passwords that are remembered as turned down, and the most realms.
+const MAX_KEPT: usize = 64;
 
 /// Authenticates requests to one registry and its mirrors.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub(crate) struct Auth {
     initial: Mutex<Option<Secret>>,
     /// What each endpoint last asked for.
     asked: Mutex<HashMap<usize, Asked>>,
+    /// Where the registry itself has its tokens from.
+    realms: Mutex<HashSet<Url>>,
     /// Whose request is the first, by endpoint.
     first: Mutex<HashMap<usize, First>>,
     /// What became of passwords that were turned down, by endpoint.
@@ -98,6 +101,7 @@ impl Auth {
             ways,
             initial: Mutex::new(initial),
             asked: Mutex::default(),
+            realms: Mutex::default(),
             first: Mutex::default(),
             refusals: Mutex::default(),
         }
@@ -231,7 +235,7 @@ impl Auth {
                 // Any number that differs between servers.
                 let seed = || RandomState::new().build_hasher().finish();
                 let mut refusals = lock(&self.refusals);
-                if refusals.len() >= MAX_REFUSALS {
+                if refusals.len() >= MAX_KEPT {
                     refusals.clear();
                 }
                 refusals.entry(key).or_insert_with(|| Refusals::new(seed())).refused(Instant::now());
@@ -255,6 +259,18 @@ impl Auth {
             }
             MadeFrom::Token(grant, credential, token) => self.tokens.accepted(grant, credential, token),
         }
+    }
+
+    /// Whether it is the registry, or a mirror that nobody can imitate, who sends us to `realm`.
+    fn is_vouched_for(&self, route: &Route, url: &Url, realm: &Url) -> bool {
+        let mut realms = lock(&self.realms);
+        if route.role == Role::Mirror {
+            return url.scheme() == "https" || realms.contains(realm);
+        }
+        if realms.len() < MAX_KEPT {
+            realms.insert(realm.clone());
+        }
+        true
     }
 
     /// What answers `challenge` of the server at `url`. `None`: nothing we have does.
@@ -294,6 +310,13 @@ impl Auth {
                     .join(realm)
                     .map_err(|_| Failure::denied(what, "the token realm is no address"))?;
                 let has_secret = credential != Credential::Anonymous;
+                if has_secret && !self.is_vouched_for(route, url, &realm) {
+                    let detail = format!(
+                        "a mirror over plain http wants a token from {}, which the registry itself has not asked for",
+                        host(&realm)
+                    );
+                    return Err(Failure::denied(what, detail));
+                }
                 if has_secret && !tokens::may_see(&realm, registry) {
                     let detail = format!(
                         "the registry wants a token from {}://{}, where credentials are not sent in the clear",

@@ -193,9 +193,12 @@ impl Route {
 
     /// What an answer that is no success means. `what` names the object and `place` where it should be.
     pub(crate) async fn failure(&self, answer: Answer, what: &str, place: &str) -> Failure {
-        // No origin asks for a proof to a proxy.
-        let from_proxy = answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED
-            || answer.header(DRAGONFLY_ERROR).is_some_and(|kind| kind.eq_ignore_ascii_case("proxy"));
+        // No origin asks for a proof to a proxy: whatever it is asked for, this one will not.
+        if self.role == Role::Proxy && answer.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
+            return Failure::Unusable(format!("{} answered {}", self.name, answer.describe().await));
+        }
+        let from_proxy =
+            answer.header(DRAGONFLY_ERROR).is_some_and(|kind| kind.eq_ignore_ascii_case("proxy"));
         let place = if self.name.is_empty() { place.to_owned() } else { format!("{place} ({})", self.name) };
         let failure = Failure::of_answer(answer, what, &place).await;
         match self.role {

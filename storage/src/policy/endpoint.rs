@@ -198,6 +198,10 @@ struct Endpoint {
 }
 
 impl Endpoint {
+    fn is_usable(&self, now: Instant) -> bool {
+        self.unusable.is_none_or(|until| until <= now)
+    }
+
     fn paused(&self, now: Instant) -> Option<Instant> {
         self.paused.filter(|paused| *paused > now)
     }
@@ -376,15 +380,14 @@ impl Endpoints {
             (0..self.endpoints.len()).map(EndpointIndex).filter(|index| !tries.is_refused(*index)).collect();
         candidates.sort_by_key(|index| {
             let endpoint = &self.endpoints[index.0];
-            let is_usable = endpoint.unusable.is_none_or(|until| until <= now);
-            (tries.avoids(*index), !is_usable, !endpoint.pings)
+            (tries.avoids(*index), !endpoint.is_usable(now), !endpoint.pings)
         });
         candidates
     }
 
     fn try_one(&mut self, now: Instant, index: EndpointIndex, tries: &mut Tries) -> Result<Ticket, Obstacle> {
         let others_serve = self.others_serve(now, index, tries);
-        let bypasses = self.bypasses(index);
+        let bypasses = self.bypasses(now, index);
         let endpoint = &mut self.endpoints[index.0];
         if let Some(until) = endpoint.paused(now) {
             return Err(Obstacle { until, why: Waiting::Throttled });
@@ -446,11 +449,11 @@ impl Endpoints {
     }
 
     /// Whether sending to `index` goes past a proxy that is well.
-    fn bypasses(&self, index: EndpointIndex) -> bool {
+    fn bypasses(&self, now: Instant, index: EndpointIndex) -> bool {
+        let is_well =
+            |endpoint: &Endpoint| endpoint.breaker.is_closed() && endpoint.pings && endpoint.is_usable(now);
         self.endpoints[index.0].role == Role::Origin
-            && self.endpoints.iter().any(|endpoint| {
-                endpoint.role == Role::Proxy && endpoint.breaker.is_closed() && endpoint.pings
-            })
+            && self.endpoints.iter().any(|endpoint| endpoint.role == Role::Proxy && is_well(endpoint))
     }
 
     /// Whether every endpoint has been left alone for so long that prefetch does not wait for one.

@@ -9,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use crate::cli::Args;
 use crate::corpus::Corpus;
 use crate::image::Image;
-use crate::mount::Mount;
+use crate::link::Shape;
+use crate::mount::{Blobs, Mount};
 use crate::page_cache;
 use crate::program::Programs;
 use crate::sample::{Case, Sample, Subject};
@@ -17,14 +18,14 @@ use crate::workload::{self, Seen};
 
 /// One corpus being measured.
 pub struct Bench<'a> {
-    args: &'a Args,
+    pub(crate) args: &'a Args,
     ours: &'a Programs,
-    corpus: Corpus,
+    pub(crate) corpus: Corpus,
     /// Where images, caches and mountpoints of this corpus are.
-    work: PathBuf,
-    image: Image,
+    pub(crate) work: PathBuf,
+    pub(crate) image: Image,
     /// What every mount must show.
-    expected: (Seen, blake3::Hash),
+    pub(crate) expected: (Seen, blake3::Hash),
     /// Who takes part in listing and reading.
     readers: Vec<Subject>,
     samples: Vec<Sample>,
@@ -89,9 +90,11 @@ impl<'a> Bench<'a> {
             for round in 0..self.args.rounds as usize {
                 for turn in 0..subjects.len() {
                     // Each round begins with another subject, so that none always follows the same one.
-                    let subject = subjects[(turn + round) % subjects.len()];
-                    let sample = match case {
-                        Case::Build => self.build(subject),
+                    let (subject, shape) = subjects[(turn + round) % subjects.len()];
+                    let sample = match (case, shape) {
+                        (Case::Build, _) => self.build(subject),
+                        (Case::LinkParallel, Some(shape)) => self.read_parts(subject, shape),
+                        (Case::ColdStart | Case::WarmStart, shape) => self.start(subject, case, shape),
                         _ => self.look(subject, case),
                     };
                     let sample =
@@ -103,6 +106,9 @@ impl<'a> Bench<'a> {
                         sample.cpu_seconds.unwrap_or_default(),
                         sample.memory_kib.unwrap_or_default(),
                     );
+                    if let Some(link) = &sample.link {
+                        eprintln!("  {link:?}");
+                    }
                     self.samples.push(sample);
                 }
             }
@@ -113,19 +119,26 @@ impl<'a> Bench<'a> {
         Ok(self.samples)
     }
 
-    fn subjects(&self, case: Case) -> Vec<Subject> {
+    /// Who takes part, and over which links.
+    fn subjects(&self, case: Case) -> Vec<(Subject, Option<Shape>)> {
         let peer = self.args.peer_nydus_image.is_some();
-        match case {
+        let daemons = self.readers.iter().filter(|subject| [Subject::Ours, Subject::Peer].contains(subject));
+        let subjects = match case {
             Case::Build => [Subject::OursOneThread, Subject::Ours]
                 .into_iter()
                 .chain(peer.then_some(Subject::Peer))
                 .collect(),
             Case::Find | Case::ReadWarm => self.readers.clone(),
-            Case::ReadCold => {
-                let daemons = [Subject::Ours, Subject::Peer];
-                self.readers.iter().filter(|subject| daemons.contains(subject)).copied().collect()
+            Case::ReadCold => daemons.copied().collect(),
+            Case::LinkParallel | Case::ColdStart => {
+                let shapes = self.args.shapes(case).into_iter();
+                return shapes
+                    .flat_map(|shape| daemons.clone().map(move |daemon| (*daemon, Some(shape))))
+                    .collect();
             }
-        }
+            Case::WarmStart => daemons.copied().chain([Subject::Unpacked]).collect(),
+        };
+        subjects.into_iter().map(|subject| (subject, None)).collect()
     }
 
     /// Builds the image with a page cache that holds the tree: how fast the disk reads is not asked here.
@@ -145,6 +158,7 @@ impl<'a> Bench<'a> {
             seconds: elapsed.as_secs_f64(),
             cpu_seconds: Some(usage.cpu.as_secs_f64()),
             memory_kib: Some(usage.memory_kib),
+            link: None,
         })
     }
 
@@ -173,10 +187,15 @@ impl<'a> Bench<'a> {
             seconds: elapsed.as_secs_f64(),
             cpu_seconds: before.zip(after).map(|(before, after)| (after.cpu - before.cpu).as_secs_f64()),
             memory_kib: after.map(|usage| usage.memory_kib),
+            link: None,
         })
     }
 
     fn mount(&self, subject: Subject, case: Case) -> Result<Mount> {
+        self.mount_from(subject, case, &Blobs::Local)
+    }
+
+    pub(crate) fn mount_from(&self, subject: Subject, case: Case, blobs: &Blobs) -> Result<Mount> {
         let root = self.work.join("mnt");
         let filled = |subject: Subject| self.work.join(format!("{subject:?}.cache"));
         let program = match (subject, &self.args.peer_nydusd) {
@@ -186,7 +205,7 @@ impl<'a> Bench<'a> {
             _ => &self.ours.nydusd,
         };
         let cache = match case {
-            Case::ReadCold => {
+            Case::ReadCold | Case::LinkParallel | Case::ColdStart => {
                 let cold = self.work.join("cold.cache");
                 if cold.exists() {
                     fs::remove_dir_all(&cold)?;
@@ -195,6 +214,6 @@ impl<'a> Bench<'a> {
             }
             _ => filled(subject),
         };
-        Mount::fuse(program, &self.image, &cache, &root, &self.work.join("daemon.log"))
+        Mount::fuse(program, &self.image, blobs, &cache, &root, &self.work.join("daemon.log"))
     }
 }

@@ -1,9 +1,11 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 
+use crate::link::Shape;
 use crate::sample::Case;
 
 /// Builds images with nydus-image, mounts them, and compares: builds with one thread and with all, listing and reading
@@ -18,8 +20,8 @@ pub struct Args {
     /// is compared with
     #[arg(long, value_name = "DIR")]
     pub corpus_dir: PathBuf,
-    /// linux (the kernel's source, from Debian's package), python (NumPy and its friends), big (one file of 2 GB),
-    /// small (for trying this program), or the path of any directory
+    /// linux (the kernel's source, from Debian's package), python (NumPy and its friends), python-image (a minimal
+    /// Debian with these), big (one file of 2 GB), small (for trying this program), or the path of any directory
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', default_value = "linux,python,big")]
     pub corpus: Vec<String>,
     /// What is measured
@@ -34,6 +36,12 @@ pub struct Args {
     /// How often
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub rounds: u32,
+    /// The bandwidth of links in Mbit/s; without it 50 for link-parallel, 200 for cold-start
+    #[arg(long, value_name = "N")]
+    pub mbit: Option<u64>,
+    /// The round-trip times of links in ms; without it 20 for link-parallel, 0,5,20 for cold-start
+    #[arg(long, value_name = "MS,…", value_delimiter = ',')]
+    pub rtt: Vec<u64>,
     /// Our daemon; without it the workspace's is built, in the profile of this program
     #[arg(long, value_name = "FILE", requires = "nydus_image")]
     pub nydusd: Option<PathBuf>,
@@ -58,4 +66,20 @@ pub struct Args {
     /// Replace the table between the markers in this file by the results, those of --json included
     #[arg(long, value_name = "FILE", requires = "json")]
     pub update_docs: Option<PathBuf>,
+}
+
+impl Args {
+    /// The links of a case.
+    pub fn shapes(&self, case: Case) -> Vec<Shape> {
+        let (mbit, rtts): (u64, &[u64]) = match case {
+            Case::LinkParallel => (50, &[20]),
+            _ => (200, &[0, 5, 20]),
+        };
+        let rtts = if self.rtt.is_empty() { rtts } else { &self.rtt };
+        let shape = |rtt: &u64| Shape {
+            rtt: Duration::from_millis(*rtt),
+            bits_per_second: self.mbit.unwrap_or(mbit) * 1_000_000,
+        };
+        rtts.iter().map(shape).collect()
+    }
 }

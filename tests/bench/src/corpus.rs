@@ -11,6 +11,16 @@ use crate::machine::output;
 
 /// Wheels of one release of Python, whatever Python this machine has.
 const WHEELS: [&str; 4] = ["numpy==1.26.4", "pandas==2.2.2", "scipy==1.13.1", "setuptools==70.3.0"];
+/// What a container that analyses something is made of.
+const PYTHON_IMAGE: [&str; 7] = [
+    "numpy==1.26.4",
+    "pandas==2.2.2",
+    "scipy==1.13.1",
+    "python-dateutil==2.9.0.post0",
+    "pytz==2024.1",
+    "tzdata==2024.1",
+    "six==1.16.0",
+];
 /// Bytes of the one file of `big`.
 const BIG: u64 = 2_000_000_000;
 
@@ -35,6 +45,7 @@ impl Corpus {
         let make = match name {
             "linux" => linux,
             "python" => python,
+            "python-image" => python_image,
             "big" => big,
             "small" => small,
             _ => bail!("no corpus is called {name:?}; a path has a slash in it"),
@@ -71,13 +82,39 @@ fn linux(tree: &Path) -> Result<()> {
 
 /// NumPy, pandas and SciPy from PyPI: shared libraries and many small files.
 fn python(tree: &Path) -> Result<()> {
+    install(tree, &WHEELS)
+}
+
+/// Installs wheels for Python 3.11 into a directory.
+fn install(tree: &Path, wheels: &[&str]) -> Result<()> {
     let platform = format!("manylinux2014_{}", std::env::consts::ARCH);
     run(Command::new("python3")
         .args(["-m", "pip", "install", "--quiet", "--no-compile", "--no-deps", "--disable-pip-version-check"])
         .args(["--root-user-action=ignore", "--only-binary=:all:", "--python-version=3.11"])
         .args(["--platform", &platform, "--target"])
         .arg(tree)
-        .args(WHEELS))
+        .args(wheels))
+}
+
+/// A minimal Debian with Python, and NumPy, pandas and SciPy from PyPI as an image build installs them, without byte code.
+fn python_image(tree: &Path) -> Result<()> {
+    let version = output(
+        "python3",
+        &["-c", "import platform; print(platform.freedesktop_os_release()['VERSION_CODENAME'])"],
+    )?;
+    // Where this machine has its packages from.
+    let format = "$(ORIGIN) $(RELEASE) $(COMPONENT) $(REPO_URI)";
+    let sources = output("apt-get", &["indextargets", "--format", format, "Created-By: Packages"])?;
+    let source = sources.lines().find_map(|line| line.strip_prefix(&format!("Debian {version} main ")));
+    let source =
+        source.with_context(|| format!("apt has no index of Debian {version} main: is this Debian?"))?;
+    run(Command::new("mmdebstrap")
+        .args(["--quiet", "--mode=root", "--variant=minbase", "--format=directory", "--include=python3"])
+        .args(["--dpkgopt=path-exclude=/usr/share/man/*", "--dpkgopt=path-exclude=/usr/share/doc/*"])
+        .arg(&version)
+        .arg(tree)
+        .arg(format!("deb {source} {version} main")))?;
+    install(&tree.join("usr/local/lib/python3.11/dist-packages"), &PYTHON_IMAGE)
 }
 
 /// One file, of which half can be compressed away.

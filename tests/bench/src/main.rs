@@ -4,13 +4,17 @@ mod bench;
 mod cli;
 mod corpus;
 mod image;
+mod link;
 mod machine;
 mod mount;
+mod need;
 mod page_cache;
 mod process;
 mod program;
+mod remote;
 mod results;
 mod sample;
+mod server;
 mod workload;
 
 use std::fs;

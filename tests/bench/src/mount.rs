@@ -3,6 +3,7 @@
 //! Invariant: dropped, nothing stays mounted and no daemon runs.
 
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,6 +20,15 @@ use crate::process::{self, Usage};
 /// How long a daemon may take to mount, and to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Where a daemon has the blobs from.
+#[derive(Clone, Copy, Debug)]
+pub enum Blobs {
+    /// The directory of the image.
+    Local,
+    /// A registry over plain HTTP that wants no proof.
+    Registry(SocketAddr),
+}
+
 /// A tree that can be looked at.
 pub struct Mount {
     /// Its root.
@@ -34,12 +44,26 @@ impl Mount {
     }
 
     /// Mounts an image by a daemon, which both implementations' command lines and configurations allow.
-    pub fn fuse(nydusd: &Path, image: &Image, cache: &Path, root: &Path, log: &Path) -> Result<Self> {
+    pub fn fuse(
+        nydusd: &Path,
+        image: &Image,
+        blobs: &Blobs,
+        cache: &Path,
+        root: &Path,
+        log: &Path,
+    ) -> Result<Self> {
         fs::create_dir_all(root)?;
         fs::create_dir_all(cache)?;
+        let backend = match blobs {
+            Blobs::Local => json!({ "type": "localfs", "config": { "dir": image.blobs() } }),
+            Blobs::Registry(at) => {
+                let config = json!({ "scheme": "http", "host": at.to_string(), "repo": "bench/image" });
+                json!({ "type": "registry", "config": config })
+            }
+        };
         let config = json!({
             "device": {
-                "backend": { "type": "localfs", "config": { "dir": image.blobs() } },
+                "backend": backend,
                 "cache": { "type": "blobcache", "config": { "work_dir": cache } },
             },
             "mode": "direct",
@@ -123,6 +147,43 @@ impl Drop for Mount {
         if let Err(error) = self.close() {
             eprintln!("{}: {error:#}", self.root.display());
         }
+    }
+}
+
+/// A writable layer over a tree, as a container has it. Dropped, it is unmounted.
+pub struct Overlay {
+    /// The root that the container sees.
+    pub root: PathBuf,
+}
+
+impl Overlay {
+    /// Lays a fresh layer over `lower`; `directory` is for it alone, and what was in it is removed.
+    pub fn new(lower: &Path, directory: &Path) -> Result<Self> {
+        if directory.exists() {
+            fs::remove_dir_all(directory)?;
+        }
+        let [upper, work, root] = ["upper", "work", "root"].map(|name| directory.join(name));
+        for path in [&upper, &work, &root] {
+            fs::create_dir_all(path)?;
+        }
+        let options =
+            format!("lowerdir={},upperdir={},workdir={}", lower.display(), upper.display(), work.display());
+        mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(options.as_str()))
+            .with_context(|| format!("cannot mount an overlay ({options})"))?;
+        Ok(Self { root })
+    }
+
+    /// Unmounts it.
+    pub fn end(self) -> Result<()> {
+        let root = self.root.clone();
+        std::mem::forget(self);
+        umount2(&root, MntFlags::empty()).with_context(|| format!("cannot unmount {}", root.display()))
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        let _ = umount2(&self.root, MntFlags::MNT_DETACH);
     }
 }
 

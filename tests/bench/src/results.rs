@@ -1,6 +1,6 @@
 //! The results of one or more runs: kept as JSON, shown as tables.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
-use crate::sample::{Case, Sample, Spread, Subject};
+use crate::sample::{Case, OverLink, Sample, Spread, Subject};
 
 /// Between these, the table of a document is ours.
 const MARKERS: (&str, &str) = ("<!-- nydus-bench begin -->", "<!-- nydus-bench end -->");
@@ -64,8 +64,8 @@ impl Results {
     fn baseline(&self, corpus: &str, case: Case) -> Option<(Subject, f64)> {
         let subject = match case {
             Case::Build => Subject::OursOneThread,
-            Case::Find | Case::ReadWarm => Subject::Unpacked,
-            Case::ReadCold => Subject::Peer,
+            Case::Find | Case::ReadWarm | Case::WarmStart => Subject::Unpacked,
+            Case::ReadCold | Case::LinkParallel | Case::ColdStart => Subject::Peer,
         };
         Some((subject, self.spread(corpus, case, subject, |s| Some(s.seconds))?.median))
     }
@@ -81,35 +81,78 @@ impl Results {
             self.machine.memory_gib,
             self.machine.file_system,
         );
-        let keys: BTreeSet<_> = self.samples.iter().map(|s| (s.corpus.as_str(), s.case, s.subject)).collect();
-        let corpora: BTreeSet<_> = keys.iter().map(|key| key.0).collect();
+        let corpora: BTreeSet<_> = self.samples.iter().map(|s| s.corpus.as_str()).collect();
         for corpus in corpora {
-            let _ = write!(
-                text,
-                "\n| {corpus} | | seconds: median (min–max) | ratio | CPU s | peak MiB |\n|---|---|--:|--:|--:|--:|\n"
-            );
-            for (_, case, subject) in keys.iter().filter(|key| key.0 == corpus) {
-                let spread =
-                    |number: fn(&Sample) -> Option<f64>| self.spread(corpus, *case, *subject, number);
-                let Some(seconds) = spread(|s| Some(s.seconds)) else { continue };
-                let ratio = self.baseline(corpus, *case).map(|(_, baseline)| seconds.median / baseline);
-                let cpu = spread(|s| s.cpu_seconds);
-                let memory = spread(|s| Some(s.memory_kib? as f64 / 1024.0));
-                let _ = writeln!(
-                    text,
-                    "| {} | {} | {:.2} ({:.2}–{:.2}) | {} | {} | {} |",
-                    case_name(*case),
-                    subject_name(*case, *subject, &self.machine.file_system),
-                    seconds.median,
-                    seconds.min,
-                    seconds.max,
-                    ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
-                    cpu.map_or_else(String::new, |cpu| format!("{:.2}", cpu.median)),
-                    memory.map_or_else(String::new, |memory| format!("{:.0}", memory.max)),
-                );
-            }
+            self.table(&mut text, corpus);
+            self.link_table(&mut text, corpus);
         }
         text
+    }
+
+    /// What was measured on this machine alone.
+    fn table(&self, text: &mut String, corpus: &str) {
+        let samples = self.samples.iter().filter(|s| s.corpus == corpus && s.link.is_none());
+        let keys: BTreeSet<_> = samples.map(|s| (s.case, s.subject)).collect();
+        if keys.is_empty() {
+            return;
+        }
+        let _ = write!(
+            text,
+            "\n| {corpus} | | seconds: median (min–max) | ratio | CPU s | peak MiB |\n|---|---|--:|--:|--:|--:|\n"
+        );
+        for (case, subject) in keys {
+            let spread = |number: fn(&Sample) -> Option<f64>| self.spread(corpus, case, subject, number);
+            let Some(seconds) = spread(|s| Some(s.seconds)) else { continue };
+            let ratio = self.baseline(corpus, case).map(|(_, baseline)| seconds.median / baseline);
+            let _ = writeln!(
+                text,
+                "| {} | {} | {seconds} | {} | {} | {} |",
+                case_name(case),
+                subject_name(case, subject, &self.machine.file_system),
+                ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
+                cpu_seconds(spread(|s| s.cpu_seconds)),
+                peak_mib(spread(|s| s.memory_kib.map(|kib| kib as f64))),
+            );
+        }
+    }
+
+    /// What was measured over links.
+    fn link_table(&self, text: &mut String, corpus: &str) {
+        let mut groups: BTreeMap<_, Vec<(&Sample, &OverLink)>> = BTreeMap::new();
+        for sample in self.samples.iter().filter(|s| s.corpus == corpus) {
+            if let Some(link) = &sample.link {
+                let key = (sample.case, link.mbit, link.rtt_ms, sample.subject);
+                groups.entry(key).or_default().push((sample, link));
+            }
+        }
+        if groups.is_empty() {
+            return;
+        }
+        let _ = write!(
+            text,
+            "\n| {corpus}, blobs behind a link | | seconds: median (min–max) | ratio to the bound | requests | MB \
+             | connections | CPU s | peak MiB |\n|---|---|--:|--:|--:|--:|--:|--:|--:|\n"
+        );
+        for ((case, mbit, rtt_ms, subject), samples) in groups {
+            let spread = |number: fn(&(&Sample, &OverLink)) -> Option<f64>| {
+                Spread::of(samples.iter().filter_map(number))
+            };
+            let Some(seconds) = spread(|(s, _)| Some(s.seconds)) else { continue };
+            let median = |number| spread(number).map_or(0.0, |spread: Spread| spread.median);
+            let ratio = spread(|(s, link)| Some(s.seconds / link.bound_seconds?));
+            let _ = writeln!(
+                text,
+                "| {}, {mbit} Mbit/s, RTT {rtt_ms} ms | {} | {seconds} | {} | {:.0} | {:.1} | {:.0} | {} | {} |",
+                case_name(case),
+                subject_name(case, subject, &self.machine.file_system),
+                ratio.map_or_else(String::new, |ratio| ratio.to_string()),
+                median(|(_, link)| Some(link.requests as f64)),
+                median(|(_, link)| Some(link.bytes as f64 / 1e6)),
+                median(|(_, link)| Some(link.connections as f64)),
+                cpu_seconds(spread(|(s, _)| s.cpu_seconds)),
+                peak_mib(spread(|(s, _)| s.memory_kib.map(|kib| kib as f64))),
+            );
+        }
     }
 
     /// Replaces what lies between the markers in `file` by the tables.
@@ -126,12 +169,23 @@ impl Results {
     }
 }
 
+fn cpu_seconds(spread: Option<Spread>) -> String {
+    spread.map_or_else(String::new, |spread| format!("{:.2}", spread.median))
+}
+
+fn peak_mib(spread: Option<Spread>) -> String {
+    spread.map_or_else(String::new, |spread| format!("{:.0}", spread.max / 1024.0))
+}
+
 fn case_name(case: Case) -> &'static str {
     match case {
         Case::Build => "build, v6 zstd",
         Case::Find => "`find -ls`",
         Case::ReadWarm => "read all, cache warm",
         Case::ReadCold => "read all, cache cold",
+        Case::LinkParallel => "8 readers, cache cold",
+        Case::ColdStart => "import, cache cold",
+        Case::WarmStart => "import, cache warm",
     }
 }
 
@@ -167,6 +221,7 @@ mod tests {
             seconds,
             cpu_seconds: (subject == Subject::Ours).then_some(0.5),
             memory_kib: (subject == Subject::Ours).then_some(20 << 10),
+            link: None,
         };
         let find = |subject, seconds| sample(Case::Find, subject, seconds);
         let samples = vec![
@@ -185,6 +240,24 @@ mod tests {
         assert!(text.contains("| `find -ls` | FUSE | 1.10 (1.00–1.40) | 0.55 | 0.50 | 20 |"), "{text}");
         assert!(text.contains("| `find -ls` | unpacked, ext4 | 2.00 (2.00–2.00) | 1.00 |  |  |"), "{text}");
         assert!(text.contains("| read all, cache warm | FUSE | 9.00 (9.00–9.00) |  | 0.50 | 20 |"), "{text}");
+    }
+
+    #[test]
+    fn samples_over_links_have_a_table_of_their_own() {
+        let mut results = results();
+        let mut sample = results.samples[1].clone();
+        sample.case = Case::LinkParallel;
+        for (rtt_ms, seconds) in [(20, 3.0), (20, 2.0), (5, 1.0)] {
+            let (connections, requests, bytes) = (2, 10, 1_500_000);
+            let link = OverLink { rtt_ms, mbit: 50, connections, requests, bytes, bound_seconds: Some(2.0) };
+            results.samples.push(Sample { seconds, link: Some(link), ..sample.clone() });
+        }
+        let text = results.tables();
+        let row = "| 8 readers, cache cold, 50 Mbit/s, RTT 20 ms | FUSE | 2.50 (2.00–3.00) | 1.25 (1.00–1.50) | 10 | 1.5 \
+                   | 2 | 0.50 | 20 |";
+        assert!(text.contains(row), "{text}");
+        assert!(text.contains("RTT 5 ms | FUSE | 1.00 (1.00–1.00) | 0.50 (0.50–0.50) |"), "{text}");
+        assert_eq!(text.matches("| 8 readers").count(), 2, "{text}");
     }
 
     #[test]

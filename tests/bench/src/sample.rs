@@ -1,5 +1,7 @@
 //! What was measured: samples, and what stands for many of them.
 
+use std::fmt;
+
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +17,12 @@ pub enum Case {
     ReadWarm,
     /// Reading every file, the cache directory empty and the blobs on the local disk
     ReadCold,
+    /// Reading every file by 8 readers of disjoint parts, the cache directory empty and the blobs behind a link
+    LinkParallel,
+    /// Importing NumPy and pandas in a container of the tree, the cache directory empty and the blobs behind a link
+    ColdStart,
+    /// The same, everything in the cache directory
+    WarmStart,
 }
 
 /// Who does it.
@@ -48,6 +56,26 @@ pub struct Sample {
     pub cpu_seconds: Option<f64>,
     /// The most memory that the builder or daemon had resident, since it started.
     pub memory_kib: Option<u64>,
+    /// If the blobs were behind a link.
+    #[serde(default)]
+    pub link: Option<OverLink>,
+}
+
+/// What went over a link, and what had to.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct OverLink {
+    /// Its round-trip time.
+    pub rtt_ms: u64,
+    /// Its bandwidth.
+    pub mbit: u64,
+    /// Connections that were opened.
+    pub connections: u64,
+    /// Requests.
+    pub requests: u64,
+    /// Bytes of the answers.
+    pub bytes: u64,
+    /// The time that a perfect reader needs, where we know what that would be.
+    pub bound_seconds: Option<f64>,
 }
 
 /// Many samples in three numbers.
@@ -59,6 +87,12 @@ pub struct Spread {
     pub median: f64,
     /// The largest.
     pub max: f64,
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2} ({:.2}–{:.2})", self.median, self.min, self.max)
+    }
 }
 
 impl Spread {

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::DirEntryExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +18,12 @@ pub struct Seen {
     pub files: u64,
     /// Bytes in them.
     pub bytes: u64,
+}
+
+impl std::iter::Sum for Seen {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), |a, b| Self { files: a.files + b.files, bytes: a.bytes + b.bytes })
+    }
 }
 
 /// `find -ls`.
@@ -52,21 +58,77 @@ fn read_directory(
         if file_type.is_dir() {
             read_directory(&path, buffer, seen, take)?;
         } else if file_type.is_file() {
-            let named = || path.display().to_string();
-            let mut file = File::open(&path).with_context(named)?;
-            seen.files += 1;
-            loop {
-                match file.read(buffer).with_context(named)? {
-                    0 => break,
-                    len => {
-                        seen.bytes += len as u64;
-                        take(&buffer[..len]);
-                    }
-                }
-            }
+            read_file(&path, buffer, seen, take)?;
         }
     }
     Ok(())
+}
+
+fn read_file(path: &Path, buffer: &mut [u8], seen: &mut Seen, take: &mut impl FnMut(&[u8])) -> Result<()> {
+    let named = || path.display().to_string();
+    let mut file = File::open(path).with_context(named)?;
+    seen.files += 1;
+    loop {
+        match file.read(buffer).with_context(named)? {
+            0 => return Ok(()),
+            len => {
+                seen.bytes += len as u64;
+                take(&buffer[..len]);
+            }
+        }
+    }
+}
+
+/// The regular files of a tree in the order in which [`read`] reads them, with their sizes.
+pub fn list(root: &Path) -> Result<Vec<(PathBuf, u64)>> {
+    let mut files = Vec::new();
+    let mut directories = vec![root.to_owned()];
+    while let Some(directory) = directories.pop() {
+        let named = || directory.display().to_string();
+        let entries: std::io::Result<Vec<_>> = fs::read_dir(&directory).with_context(named)?.collect();
+        let mut entries = entries.with_context(named)?;
+        entries.sort_by_key(DirEntryExt::ino);
+        for entry in entries {
+            let file_type = entry.file_type()?;
+            if file_type.is_file() {
+                files.push((entry.path(), entry.metadata()?.len()));
+            } else if file_type.is_dir() {
+                directories.push(entry.path());
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// Cuts a list of files into `count` runs that have about as many bytes each.
+pub fn parts(files: &[(PathBuf, u64)], count: u64) -> Vec<&[(PathBuf, u64)]> {
+    let total: u64 = files.iter().map(|file| file.1).sum();
+    let mut before = 0;
+    let numbers: Vec<u64> = files
+        .iter()
+        .map(|file| {
+            let number = before * count / total.max(1);
+            before += file.1;
+            number
+        })
+        .collect();
+    let mut parts = Vec::new();
+    let mut start = 0;
+    for number in 0..count {
+        let end = numbers.partition_point(|other| *other <= number);
+        parts.push(&files[start..end]);
+        start = end;
+    }
+    parts
+}
+
+/// Reads files one after the other.
+pub fn read_files(files: &[(PathBuf, u64)]) -> Result<Seen> {
+    let (mut seen, mut buffer) = (Seen::default(), vec![0; BUFFER]);
+    for (path, _) in files {
+        read_file(path, &mut buffer, &mut seen, &mut |_| ())?;
+    }
+    Ok(seen)
 }
 
 /// A digest of the contents of all files, in the order of their paths' depth-first walk by name.
@@ -101,4 +163,20 @@ pub fn digest(root: &Path) -> Result<(Seen, blake3::Hash)> {
         }
     }
     Ok((seen, hasher.finalize()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_disjoint_and_about_as_large() {
+        let files: Vec<_> = (0..100).map(|number| (PathBuf::new(), number % 7)).collect();
+        let parts = parts(&files, 8);
+        assert_eq!(parts.len(), 8);
+        assert_eq!(parts.concat(), files);
+        let sizes: Vec<u64> = parts.iter().map(|part| part.iter().map(|file| file.1).sum()).collect();
+        assert!(sizes.iter().all(|size| (30..=45).contains(size)), "{sizes:?}");
+        assert_eq!(super::parts(&[], 8), [[].as_slice(); 8]);
+    }
 }

@@ -285,6 +285,19 @@ fn going_past_a_proxy_that_is_well_is_limited_and_past_a_dead_one_is_not() {
 }
 
 #[test]
+fn going_past_a_proxy_that_cannot_be_used_is_not_limited() {
+    let now = Instant::now();
+    let mut endpoints = endpoints(&[Role::Proxy, Role::Origin]);
+    let mut tries = on_demand(now);
+    assert_eq!(fail(&mut endpoints, now, &mut tries, Failure::Unusable), FIRST);
+    for _ in 0..20 {
+        let ticket = sent(endpoints.choose(now, &mut on_demand(now)));
+        assert_eq!(ticket.endpoint(), SECOND);
+        endpoints.report(now, ticket, None, Outcome::Success);
+    }
+}
+
+#[test]
 fn prefetch_never_goes_past_a_proxy_that_is_well() {
     let now = Instant::now();
     let mut endpoints = endpoints(&[Role::Proxy, Role::Origin]);
