@@ -173,6 +173,8 @@ pub struct Health {
     pub paused_until: Option<Instant>,
     /// The last ping was answered, or there are none.
     pub pings: bool,
+    /// False for a while after [`Failure::Unusable`]: the others are preferred.
+    pub usable: bool,
     /// Requests under way.
     pub in_flight: u32,
     /// Requests allowed at once.
@@ -213,6 +215,7 @@ impl Endpoint {
             openings: self.breaker.openings(),
             paused_until: self.paused(now),
             pings: self.pings,
+            usable: self.is_usable(now),
             in_flight: self.limit.in_flight(),
             limit: self.limit.limit(),
             waiting: self.line.len(),
