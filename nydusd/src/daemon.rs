@@ -232,7 +232,9 @@ impl control::Daemon for Daemon {
     }
 
     fn configure(&self, id: Option<&str>, settings: Vec<Setting>) -> Result<(), String> {
-        let image = self.image_at(id).ok_or("no backend was opened for this mountpoint")?;
+        let image = self
+            .image_at(id)
+            .ok_or_else(|| format!("no backend was opened for the mountpoint {:?}", id.unwrap_or("")))?;
         for setting in settings {
             let key = setting.key();
             match setting {

@@ -21,19 +21,35 @@ pub fn get(socket: &Path, path: &str) -> Answer {
     try_get(socket, path).unwrap_or_else(|error| panic!("GET {path} on {}: {error}", socket.display()))
 }
 
+/// Sends `PUT path` with a body of JSON. Fails the test if there is no HTTP answer within ten seconds.
+pub fn put(socket: &Path, path: &str, body: &Value) -> Answer {
+    let answered = ask(socket, "PUT", path, &body.to_string()).and_then(json);
+    answered.unwrap_or_else(|error| panic!("PUT {path} on {}: {error}", socket.display()))
+}
+
 /// As [`get`], for sockets that may not answer.
 pub fn try_get(socket: &Path, path: &str) -> std::io::Result<Answer> {
-    let (status, body) = try_get_text(socket, path)?;
+    json(try_get_text(socket, path)?)
+}
+
+fn json((status, body): (u16, String)) -> std::io::Result<Answer> {
     let body = if body.is_empty() { Value::Null } else { serde_json::from_str(&body)? };
     Ok(Answer { status, body })
 }
 
 /// The status and the body as text, for pages that are not JSON.
 pub fn try_get_text(socket: &Path, path: &str) -> std::io::Result<(u16, String)> {
+    ask(socket, "GET", path, "")
+}
+
+fn ask(socket: &Path, method: &str, path: &str, body: &str) -> std::io::Result<(u16, String)> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     stream.set_write_timeout(Some(Duration::from_secs(10)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n")?;
+    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    let head =
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n{length}\r\n");
+    stream.write_all((head + body).as_bytes())?;
     let (head, body) = read_answer(&mut stream)?;
     let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
     let status = status.ok_or_else(|| std::io::Error::other(format!("not HTTP: {head:?}")))?;

@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::api::{self, Answer};
 use crate::config::Config;
+use crate::exposition::Exposition;
 use crate::fixtures::Image;
 use crate::{mounts, program};
 
@@ -334,6 +335,19 @@ impl Daemon {
     /// `GET path` on its administration socket.
     pub fn api(&self, path: &str) -> Answer {
         api::get(self.socket.as_ref().expect("the daemon was started with a socket"), path)
+    }
+
+    /// `PUT path` on its administration socket.
+    pub fn put(&self, path: &str, body: &Value) -> Answer {
+        api::put(self.socket.as_ref().expect("the daemon was started with a socket"), path, body)
+    }
+
+    /// All its metrics.
+    pub fn exposition(&self) -> Exposition {
+        let socket = self.socket.as_ref().expect("the daemon was started with a socket");
+        let (status, text) = api::try_get_text(socket, "/metrics").expect("metrics");
+        assert_eq!(status, 200, "{text}");
+        Exposition::parse(&text).unwrap_or_else(|error| panic!("{error} in\n{text}"))
     }
 
     /// The counters of its cache.

@@ -12,6 +12,7 @@ pub mod api;
 pub mod collector;
 pub mod config;
 pub mod daemon;
+pub mod exposition;
 pub mod fixtures;
 pub mod in_process;
 pub mod latency;

@@ -3,9 +3,10 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use axum::body::HttpBody as _;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -25,7 +26,12 @@ pub struct Registry {
 struct Shared {
     scheme: &'static str,
     blobs: PathBuf,
+    /// Who may read, as a configuration has it.
+    auth: Mutex<String>,
     redirects: AtomicUsize,
+    /// Signatures before this one are void.
+    first_signature: AtomicUsize,
+    sent_bytes: AtomicU64,
     /// The header `traceparent` of each request for a blob.
     traceparents: Mutex<Vec<Option<String>>>,
     /// Requests that a Dragonfly peer would have served.
@@ -52,7 +58,10 @@ impl Registry {
         let shared = Arc::new(Shared {
             scheme: if authority.is_some() { "https" } else { "http" },
             blobs: blobs.to_owned(),
+            auth: Mutex::new(AUTH.to_owned()),
             redirects: AtomicUsize::new(0),
+            first_signature: AtomicUsize::new(0),
+            sent_bytes: AtomicU64::new(0),
             traceparents: Mutex::default(),
             of_dragonfly: AtomicUsize::new(0),
         });
@@ -80,6 +89,22 @@ impl Registry {
         self.shared.redirects.load(Ordering::Relaxed)
     }
 
+    /// Who may read from now on: base64 of `user:password`. Addresses that were signed before are void.
+    pub fn change_auth(&self, auth: &str) {
+        *self.shared.auth.lock().unwrap_or_else(PoisonError::into_inner) = auth.to_owned();
+        self.shared.first_signature.store(self.redirects(), Ordering::Relaxed);
+    }
+
+    /// How many requests came.
+    pub fn requests(&self) -> usize {
+        self.traceparents().len()
+    }
+
+    /// Bytes of blobs that were sent.
+    pub fn sent_bytes(&self) -> u64 {
+        self.shared.sent_bytes.load(Ordering::Relaxed)
+    }
+
     /// The headers `traceparent` of all requests for blobs so far.
     pub fn traceparents(&self) -> Vec<Option<String>> {
         self.shared.traceparents.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -99,13 +124,22 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     }
     let id = path.rsplit(['/', ':']).next().unwrap_or_default();
     if !path.starts_with("/v2/") {
-        return match std::fs::read(shared.blobs.join(id)) {
+        let signature =
+            request.uri().query().and_then(|query| query.strip_prefix("signature=")?.parse().ok());
+        if signature.is_some_and(|number: usize| number < shared.first_signature.load(Ordering::Relaxed)) {
+            return StatusCode::FORBIDDEN.into_response();
+        }
+        let answer = match std::fs::read(shared.blobs.join(id)) {
             Ok(content) => part_of(&content, request.headers()),
             Err(_) => StatusCode::NOT_FOUND.into_response(),
         };
+        let bytes = answer.body().size_hint().exact().unwrap_or(0);
+        shared.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
+        return answer;
     }
     let proof = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if proof != Some(&format!("Basic {AUTH}")) {
+    let wanted = format!("Basic {}", shared.auth.lock().unwrap_or_else(PoisonError::into_inner));
+    if proof != Some(&wanted) {
         return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Basic realm=\"test\"")])
             .into_response();
     }

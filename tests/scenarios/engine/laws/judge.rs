@@ -149,7 +149,8 @@ fn what_is_not_so_does_not_hold() {
 #[test]
 fn what_must_never_be_is_found_without_being_asked_for() {
     assert_eq!(never(&record()), Vec::<String>::new());
-    let changes: [(&str, fn(&mut Record)); 5] = [
+    type Change = fn(&mut Record);
+    let changes: [(&str, Change); 5] = [
         ("WRONG BYTES", |record| record.reads[1].result = Outcome::Data("22".repeat(32))),
         ("hangs", |record| record.reads[2].result = Outcome::Hangs),
         ("panicked", |record| record.log.push("thread 'x' panicked at y".into())),
