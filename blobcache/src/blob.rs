@@ -389,7 +389,8 @@ impl Inner {
                 Boarding::Opened(ticket, leader) => {
                     let (blob, record) = (Arc::clone(self), chunk.record);
                     let span = info_span!(
-                        target: TARGET, "cache", nydus.blob = %self.description.id, nydus.chunk = place.index
+                        target: TARGET, "cache", nydus.blob = %self.description.id, nydus.chunk = place.index,
+                        nydus.source = "cache",
                     );
                     let lead = local::lead(blob, place, record, check, leader).instrument(span);
                     self.shared.runtime.spawn(lead);
@@ -506,7 +507,7 @@ impl Inner {
                     Err(_) => metrics.cache_read_errors.increment(),
                 }
             }
-            let _share = self.shared.budget(len.into(), deadline).await?;
+            let _share = self.shared.budget(len.into(), deadline).instrument(fetch::queue()).await?;
             metrics.backend_requests.increment();
             let request = Request { priority: Priority::OnDemand, deadline };
             let bytes = self.shared.backend.read(&self.description.id, start, len.into(), request).await;

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use reqwest::Url;
-use reqwest::header::RANGE;
 
 use super::{Backend, BoxFuture, Request};
 use crate::blob::BlobId;
@@ -94,8 +93,7 @@ impl Server for Files {
             if let Ok(mut segments) = address.path_segments_mut() {
                 segments.pop_if_empty().push(blob.as_str());
             }
-            let mut call = Call::get(route.address(&address), request.deadline);
-            call.headers.insert(RANGE, range.header());
+            let call = Call::range(route.address(&address), range, request.deadline);
             let answer = route.send(call, request.priority).await?;
             match answer.status().as_u16() {
                 200 | 206 | 416 => Ok(answer),

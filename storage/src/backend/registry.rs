@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use reqwest::Url;
-use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION, RANGE};
+use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION};
 
 use super::{Backend, BoxFuture, Request};
 use crate::blob::BlobId;
@@ -176,8 +176,7 @@ impl Repository {
             segments.pop_if_empty().push(&format!("sha256:{blob}"));
         }
         let start = route.address(&address);
-        let mut call = Call::get(start.clone(), request.deadline);
-        call.headers.insert(RANGE, range.header());
+        let call = Call::range(start.clone(), range, request.deadline);
         let (mut answer, proof) = self.auth.send(route, call, request, &what).await?;
         let mut url = start.clone();
         for hops in 0.. {
@@ -228,9 +227,8 @@ impl Repository {
 }
 
 fn foreign(url: Url, range: &Part, request: Request) -> Call {
-    let mut call = Call::get(url, request.deadline);
+    let mut call = Call::range(url, range, request.deadline);
     call.is_foreign = true;
-    call.headers.insert(RANGE, range.header());
     call
 }
 

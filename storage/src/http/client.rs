@@ -2,19 +2,25 @@
 //! obeys no proxy variable: all of that is decided above.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+    ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, RANGE, USER_AGENT,
 };
-use reqwest::{Certificate, Identity, Method, StatusCode, Url};
+use reqwest::{Certificate, Identity, Method, StatusCode, Url, Version};
+use tracing::field::Empty;
+use tracing::{Span, info_span};
 
+use super::connect::ConnectSpans;
 use super::failure::Failure;
 use super::options::HttpOptions;
+use super::part::Part;
 use crate::secret::Secret;
-use crate::{Error, Result, trace};
+use crate::trace::{self, Step, TARGET};
+use crate::{Error, Result};
 
 /// What we call ourselves unless told otherwise: servers and proxies know the reference daemon by it.
 const AGENT: &str = "nydusd/1.0.0";
@@ -71,13 +77,57 @@ pub(crate) struct Call {
     pub form: Option<Vec<(&'static str, String)>>,
     /// The address was named by somebody else than our configuration: headers that may hold secrets stay here.
     pub is_foreign: bool,
+    /// What the range it asks for was asked with so far.
+    pub sends: Sends,
     /// When its answer becomes useless.
     pub deadline: Instant,
 }
 
 impl Call {
     pub(crate) fn get(url: Url, deadline: Instant) -> Self {
-        Self { method: Method::GET, url, headers: HeaderMap::new(), form: None, is_foreign: false, deadline }
+        Self {
+            method: Method::GET,
+            url,
+            headers: HeaderMap::new(),
+            form: None,
+            is_foreign: false,
+            sends: Sends::default(),
+            deadline,
+        }
+    }
+
+    /// Asks for what is still wanted of `part`.
+    pub(crate) fn range(url: Url, part: &Part, deadline: Instant) -> Self {
+        let mut call = Self::get(url, deadline);
+        call.headers.insert(RANGE, part.header());
+        call.sends = part.sends();
+        call
+    }
+
+    /// As the semantic conventions for HTTP want it told, but for the address: where others led us, it may be signed.
+    fn span(&self) -> Span {
+        let span = info_span!(
+            target: TARGET, "request", otel.name = self.method.as_str(), otel.kind = "client",
+            http.request.method = self.method.as_str(), url.scheme = self.url.scheme(), url.path = Empty,
+            server.address = self.url.host_str(), server.port = self.url.port_or_known_default(),
+            http.request.resend_count = Empty, http.response.status_code = Empty, network.protocol.version = Empty,
+            nydus.overtaken = Empty, error.type = Empty, otel.status_description = Empty,
+        );
+        if !self.is_foreign {
+            span.record("url.path", self.url.path());
+        }
+        span
+    }
+}
+
+/// Counts the requests that one range takes, for traces.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sends(Arc<AtomicU32>);
+
+impl Sends {
+    /// How many there were before this one.
+    fn next(&self) -> u32 {
+        self.0.fetch_add(1, Ordering::Relaxed)
     }
 }
 
@@ -86,6 +136,8 @@ impl Call {
 pub(crate) struct Answer {
     response: reqwest::Response,
     patience: Patience,
+    /// Of the request, until its last byte has come.
+    step: Step,
 }
 
 /// How long nothing may come.
@@ -160,8 +212,14 @@ impl Client {
             headers.remove(AUTHORIZATION);
             headers.remove(COOKIE);
         }
+        let mut step = Step::within(|| call.span());
         headers.extend(call.headers);
-        if let Some(parent) = trace::traceparent().and_then(|text| HeaderValue::try_from(text).ok()) {
+        let resends = call.sends.next();
+        if resends > 0 {
+            step.span().record("http.request.resend_count", resends);
+        }
+        let parent = step.span().in_scope(trace::traceparent);
+        if let Some(parent) = parent.and_then(|text| HeaderValue::try_from(text).ok()) {
             headers.insert("traceparent", parent);
         }
         let mut request = self.connections().request(call.method, call.url).headers(headers);
@@ -172,13 +230,21 @@ impl Client {
         let limit = self.setup.timeout;
         let connecting = limit.map(|limit| limit.saturating_add(self.setup.connect_timeout.unwrap_or(limit)));
         let head = Patience { limit: connecting, deadline: call.deadline };
-        let response = head.wait("no answer", request.send()).await.inspect_err(|failure| {
+        let response = step.cover(head.wait("no answer", request.send())).await;
+        let response = response.and_then(|response| response.map_err(Failure::of_library));
+        let response = response.inspect_err(|failure| {
+            trace::failed(step.span(), failure.name(), failure);
             if matches!(failure, Failure::Silent(_)) {
                 self.renew();
             }
         })?;
-        let response = response.map_err(Failure::of_library)?;
-        Ok(Answer { response, patience: Patience { limit, ..head } })
+        let (status, span) = (response.status(), step.span());
+        span.record("http.response.status_code", status.as_u16());
+        span.record("network.protocol.version", version(response.version()));
+        if status.is_client_error() || status.is_server_error() {
+            trace::failed(span, status.as_str(), status);
+        }
+        Ok(Answer { response, patience: Patience { limit, ..head }, step })
     }
 
     fn connections(&self) -> reqwest::Client {
@@ -221,6 +287,7 @@ impl Setup {
             .referer(false)
             .tls_backend_rustls()
             .tls_danger_accept_invalid_certs(self.skip_verify)
+            .connector_layer(ConnectSpans)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .http2_adaptive_window(true)
             .http2_keep_alive_interval(PING)
@@ -267,8 +334,10 @@ impl Answer {
 
     /// The next bytes of the body, `None` at its end.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
-        let chunk = self.patience.wait("the body stood still", self.response.chunk()).await?;
-        chunk.map_err(Failure::of_library)
+        let chunk = self.patience.wait("the body stood still", self.response.chunk());
+        let chunk = self.step.cover(chunk).await;
+        let chunk = chunk.and_then(|chunk| chunk.map_err(Failure::of_library));
+        chunk.inspect_err(|failure| trace::failed(self.step.span(), failure.name(), failure))
     }
 
     /// The body, if it is not longer than `limit`.
@@ -291,6 +360,15 @@ impl Answer {
             Some(code) => format!("{status} ({code})"),
             None => status.to_string(),
         }
+    }
+}
+
+/// The version of HTTP, as the semantic conventions for networks call it.
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
     }
 }
 

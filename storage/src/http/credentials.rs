@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
+use tracing::Instrument as _;
 
 use super::docker_config;
 use crate::secret::Secret;
+use crate::trace::{self, TARGET};
 
 /// What Docker's configuration said is asked again after this time, and after a refusal.
 const DOCKER_LIFE: Duration = Duration::from_secs(300);
@@ -84,7 +86,9 @@ impl Credentials {
         {
             return Ok(credential.clone());
         }
-        let found = docker_config::look_up(path, &self.host).await?.unwrap_or(Credential::Anonymous);
+        let span = trace::within(|| tracing::info_span!(target: TARGET, "credentials"));
+        let found = docker_config::look_up(path, &self.host).instrument(span).await?;
+        let found = found.unwrap_or(Credential::Anonymous);
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), found.clone()));
         Ok(found)
     }

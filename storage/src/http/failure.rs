@@ -88,6 +88,20 @@ impl Failure {
         }
     }
 
+    /// What kind of failure it is, in traces.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "connect",
+            Self::Broken(_) => "broken",
+            Self::Silent(_) => "silent",
+            Self::Unusable(_) => "unusable",
+            Self::Server { .. } => "server",
+            Self::Throttled { .. } => "throttled",
+            Self::Refused(error) | Self::Final(error) => error.name(),
+            Self::Late => "late",
+        }
+    }
+
     /// What it means for the next try; `None`: nothing.
     pub(crate) fn verdict(&self) -> Option<Verdict> {
         Some(match self {
@@ -146,7 +160,7 @@ impl fmt::Display for Failure {
 }
 
 /// Whether TLS failed because of a certificate. An I/O error hides what it wraps from `source`.
-fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(super) fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
     if let Some(tls) = error.downcast_ref::<rustls::Error>() {
         return matches!(tls, rustls::Error::InvalidCertificate(_));
     }

@@ -6,13 +6,15 @@
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Notify;
-use tracing::Instrument as _;
+use tracing::field::Empty;
+use tracing::{Span, info_span};
 
 use super::Commons;
 use super::client::{Answer, Way};
@@ -22,8 +24,9 @@ use super::part::Part;
 use super::route::{self, Route};
 use crate::backend::{BoxFuture, MAX_READ, Request};
 use crate::blob::BlobId;
-use crate::policy::endpoint::{Decision, EndpointIndex, Endpoints, Health, Outcome, Ticket};
+use crate::policy::endpoint::{Decision, EndpointIndex, Endpoints, Health, Outcome, Ticket, Waiting};
 use crate::policy::retry::{Budget, Tries};
+use crate::trace::{self, Step, TARGET};
 use crate::{Error, Result};
 
 /// Requests of one kind of server: what differs between a registry and a bucket.
@@ -122,8 +125,10 @@ impl<S: Server> Fetcher<S> {
             tries: Tries::new(request.priority, request.deadline, Budget::new(self.retry_limit.into())),
             part,
             last: None,
+            sent: 0,
         };
         let error = read.run().await;
+        Span::current().record("nydus.retries", read.sent.saturating_sub(1));
         (read.part, error)
     }
 }
@@ -189,6 +194,8 @@ struct Ended<S> {
     held: Held<S>,
     part: Part,
     result: Result<(), Failure>,
+    /// What the endpoint is.
+    role: &'static str,
 }
 
 /// One read under way.
@@ -201,6 +208,8 @@ struct Read<'a, S> {
     part: Part,
     /// Why the last try failed.
     last: Option<Failure>,
+    /// Tries so far.
+    sent: u32,
 }
 
 /// What ends a pause.
@@ -215,6 +224,8 @@ impl<S: Server> Read<'_, S> {
         let mut running = FuturesUnordered::new();
         // When a request that says nothing gets company.
         let mut hedge: Option<Instant> = None;
+        // What is waited for while nothing is sent: one span, however often the policy is asked meanwhile.
+        let mut pause: Option<(Waiting, Span)> = None;
         loop {
             self.shared.ping();
             // Registered before the policy is asked, so that no change falls between the two.
@@ -226,6 +237,7 @@ impl<S: Server> Read<'_, S> {
             if running.is_empty() || is_hedge {
                 hedge = None;
                 let decision = self.shared.lock().choose(Instant::now(), &mut self.tries);
+                pause.take_if(|(known, _)| !matches!(decision, Decision::Wait { why, .. } if why == *known));
                 match decision {
                     Decision::Send(ticket) => {
                         hedge = ticket.hedge_at().filter(|_| !is_hedge);
@@ -234,7 +246,10 @@ impl<S: Server> Read<'_, S> {
                     }
                     // The one that is under way may still answer.
                     _ if !running.is_empty() => {}
-                    Decision::Wait { until: then, .. } => until = then,
+                    Decision::Wait { until: then, why } => {
+                        until = then;
+                        pause.get_or_insert_with(|| (why, waiting(why)));
+                    }
                     Decision::Shed => return Some(self.shed()),
                     Decision::Expired => return Some(self.timed_out()),
                     Decision::GiveUp(_) => return Some(self.given_up()),
@@ -251,13 +266,14 @@ impl<S: Server> Read<'_, S> {
             };
             match event {
                 Event::Ended(ended) => {
-                    let Ended { held, part, result } = *ended;
+                    let Ended { held, part, result, role } = *ended;
                     held.report(Some(&mut self.tries), &result);
                     if part.received() >= self.part.received() {
                         self.part = part;
                     }
                     match result {
                         Ok(()) => {
+                            Span::current().record("nydus.source", role);
                             leave(running);
                             return None;
                         }
@@ -277,6 +293,15 @@ impl<S: Server> Read<'_, S> {
     fn send(&mut self, ticket: Ticket) -> BoxFuture<'static, Ended<S>> {
         let index = ticket.endpoint().0;
         let needs_new_connection = ticket.needs_new_connection();
+        self.sent += 1;
+        let role = self.shared.routes.get(index).map_or("", |route| route.role.name());
+        let mut step = Step::within(|| {
+            info_span!(
+                target: TARGET, "attempt", nydus.attempt = self.sent, nydus.source = role,
+                nydus.breaker = ticket.phase().name(), nydus.overtaken = Empty, error.type = Empty,
+                otel.status_description = Empty,
+            )
+        });
         let held = Held { shared: self.shared.clone(), ticket: Some(ticket) };
         let (blob, request) = (self.blob.clone(), self.request);
         // What has come goes along: the request asks for the rest. A hedge begins anew.
@@ -291,8 +316,11 @@ impl<S: Server> Read<'_, S> {
                 let answer = shared.server.ask(route, &blob, &part, request).await?;
                 part.fill(answer, &shared.server.name(&blob)).await
             };
-            let result = result.await;
-            Ended { held, part, result }
+            let result = step.cover(result).await;
+            if let Err(failure) = &result {
+                trace::failed(step.span(), failure.name(), failure);
+            }
+            Ended { held, part, result, role }
         })
     }
 
@@ -322,13 +350,18 @@ impl<S: Server> Read<'_, S> {
     }
 }
 
+/// The span of a pause.
+fn waiting(why: Waiting) -> Span {
+    trace::within(|| info_span!(target: TARGET, "queue", nydus.reason = why.name()))
+}
+
 /// Lets requests end that nobody waits for: the policy wants to know how.
 fn leave<S: Server>(running: FuturesUnordered<BoxFuture<'static, Ended<S>>>) {
-    for request in running {
-        let end = async move {
-            let Ended { held, result, .. } = request.await;
-            held.report(None, &result);
-        };
-        tokio::spawn(end.in_current_span());
+    for mut request in running {
+        let end = |Ended { held, result, .. }: Ended<S>| held.report(None, &result);
+        match trace::leave(request.as_mut()) {
+            Poll::Ready(ended) => end(ended),
+            Poll::Pending => drop(tokio::spawn(async move { end(request.await) })),
+        }
     }
 }

@@ -57,6 +57,18 @@ pub enum Phase {
     HalfOpen,
 }
 
+impl Phase {
+    /// Its name in metrics, logs and traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Suspect => "suspect",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
 /// Who wants to know whether a request may be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {

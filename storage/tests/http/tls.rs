@@ -22,13 +22,13 @@ fn serve(seen: &Seen) -> Reply {
 }
 
 /// A certificate authority with its files.
-struct Authority {
+pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     dir: tempfile::TempDir,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -47,7 +47,7 @@ impl Authority {
         (params.signed_by(&key, &self.issuer).unwrap(), key)
     }
 
-    fn acceptor(&self, name: &str, wants_client: bool) -> TlsAcceptor {
+    pub fn acceptor(&self, name: &str, wants_client: bool) -> TlsAcceptor {
         let (certificate, key) = self.issue(name);
         let builder = ServerConfig::builder();
         let builder = if wants_client {
@@ -65,7 +65,7 @@ impl Authority {
     }
 }
 
-fn https(double: &Double, authority: Option<&Authority>) -> RegistryConfig {
+pub fn https(double: &Double, authority: Option<&Authority>) -> RegistryConfig {
     let mut config = RegistryConfig { scheme: Scheme::Https, ..config(double) };
     config.http.ca_cert_files = authority.iter().map(|authority| authority.file()).collect();
     config
