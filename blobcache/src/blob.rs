@@ -16,7 +16,7 @@ use futures_util::future::{join_all, try_join_all};
 use storage::backend::{Priority, Request};
 use storage::blob::{BlobDescription, BlobId, ChunkDescription, DigestSource, Extent, StoredChunk, Unit};
 use storage::digest::Digest;
-use storage::trace::TARGET;
+use storage::trace::{self, TARGET};
 use tracing::{Instrument as _, Span, info_span};
 
 use crate::bits::Bits;
@@ -28,7 +28,7 @@ use crate::flight::{Boarding, Ticket, starts_again};
 use crate::local;
 use crate::options::CacheStorage;
 use crate::shelf::{Form, Place, Shelf};
-use crate::table::{Origin, Table, TableSlot};
+use crate::table::{Table, TableSlot};
 
 /// A blob as one mount sees it.
 pub struct Blob(Arc<Inner>);
@@ -453,13 +453,13 @@ impl Inner {
         index?;
         let table = table?;
         match find(Some(&table)) {
-            Err(error) if table.origin != Origin::Backend => {
-                tracing::warn!(blob = %self.description.id, %error, "cached chunk table is wrong: fetched again");
-                self.table.forget_file();
+            Err(error) => {
+                tracing::warn!(blob = %self.description.id, %error, "the chunk table is wrong: fetched again");
+                self.table.forget(&table);
                 let table = self.table.get(self, deadline).await?;
                 Ok((find(Some(&table))?, Some(table)))
             }
-            other => Ok((other?, Some(table))),
+            Ok(units) => Ok((units, Some(table))),
         }
     }
 
@@ -507,9 +507,9 @@ impl Inner {
                     Err(_) => metrics.cache_read_errors.increment(),
                 }
             }
-            let _share = self.shared.budget(len.into(), deadline).instrument(fetch::queue()).await?;
+            let _share = self.shared.budget(len.into(), deadline).instrument(trace::queue("memory")).await?;
             metrics.backend_requests.increment();
-            let request = Request { priority: Priority::OnDemand, deadline };
+            let request = Request::new(Priority::OnDemand, deadline);
             let bytes = self.shared.backend.read(&self.description.id, start, len.into(), request).await;
             let bytes = bytes.inspect_err(|_| metrics.backend_errors.increment())?;
             if bytes.len() != want.out.len() {

@@ -6,13 +6,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use storage::backend::{Priority, Request};
 use storage::blob::{BlobFeatures, Compressor, DigestArray, DigestSource, StoredChunk, fetch_digests};
 use storage::digest::Digest;
 use tracing::Instrument as _;
 
 use crate::blob::Inner;
 use crate::error::{ErrorKind, Result};
+use crate::fetch::metadata;
 use crate::flight::{Boarding, Flights, starts_again};
 use crate::lock;
 use crate::shelf::Place;
@@ -169,10 +169,7 @@ async fn make_index(blob: Arc<Inner>, _deadline: Instant) -> Result<Index> {
 }
 
 async fn fetch_array(blob: Arc<Inner>, deadline: Instant) -> Result<Arc<DigestArray>> {
-    blob.shared.metrics.metadata_requests.increment();
-    let started = Instant::now();
-    let request = Request { priority: Priority::OnDemand, deadline };
-    let fetched = fetch_digests(&blob.description, blob.shared.backend.as_ref(), request);
-    let fetched = tokio::time::timeout_at(deadline.into(), fetched).await;
-    Ok(Arc::new(fetched.map_err(|_| blob.timed_out("its digest array", started))??))
+    let backend = blob.shared.backend.as_ref();
+    let fetch = |request| fetch_digests(&blob.description, backend, request);
+    metadata(&blob, "its digest array", deadline, fetch).await.map(Arc::new)
 }

@@ -12,7 +12,8 @@ use futures_util::future::join_all;
 use storage::backend::{Priority, Request};
 use storage::blob::{Unit, check_chunk};
 use storage::digest::Digest;
-use storage::trace::TARGET;
+use storage::policy::attempts::Attempts;
+use storage::trace::{self, TARGET};
 use tracing::{Instrument as _, info_span};
 
 use crate::blob::{Inner, Record};
@@ -226,7 +227,7 @@ async fn lead(blob: Arc<Inner>, group: Vec<Flying>) {
     let mut groups = plan::requests(&spans, blob.shared.options.amplify_bytes / 128);
     let mut requests = Vec::new();
     while let Some(group) = groups.pop() {
-        requests.push(request(&blob, ours.split_off(group.start)));
+        requests.push(request(&blob, ours.split_off(group.start), Attempts::new()));
     }
     join_all(requests).await;
 }
@@ -251,17 +252,18 @@ async fn wait_and_lead(blob: Arc<Inner>, mut flying: Flying) {
         }
     }
     drop(span);
-    request(&blob, vec![flying]).await;
+    request(&blob, vec![flying], Attempts::new()).await;
 }
 
-/// Reads the units with one request and lands each. They ascend by offset and touch, but for small gaps.
-async fn request(blob: &Arc<Inner>, group: Vec<Flying>) {
-    let error = match read(blob, &group).await {
+/// Reads the units with one request and lands each. They ascend by offset and touch, but for small gaps. Whatever is asked
+/// for again is on the account of `attempts`.
+async fn request(blob: &Arc<Inner>, group: Vec<Flying>, attempts: Attempts) {
+    let error = match read(blob, &group, &attempts).await {
         Ok((start, bytes, share)) => {
             let landings = group.into_iter().map(|flying| {
                 let from = (flying.unit.offset - start) as usize;
                 let to = from.saturating_add(flying.unit.len as usize).min(bytes.len());
-                land(blob, flying, bytes.slice(from.min(to)..to))
+                land(blob, flying, bytes.slice(from.min(to)..to), &attempts)
             });
             join_all(landings).await;
             // Only now: until it is written, it is in memory.
@@ -273,25 +275,31 @@ async fn request(blob: &Arc<Inner>, group: Vec<Flying>) {
         return group.iter().for_each(|flying| flying.leader.answer(Err(error.clone())));
     }
     // A unit that cannot be read, such as one beyond the end of a short blob, must not fail its neighbours: those that
-    // somebody asked for are read one by one, the others given up.
+    // somebody asked for are read one by one, the others given up. After failures that pass, each is one try more.
     let asked = group.into_iter().filter(|flying| !flying.leader.asked().is_empty());
-    join_all(asked.map(|flying| Box::pin(request(blob, vec![flying])))).await;
+    let (again, spent): (Vec<_>, Vec<_>) =
+        asked.partition(|_| error.kind() != ErrorKind::Unavailable || attempts.take());
+    spent.iter().for_each(|flying| flying.leader.answer(Err(error.clone())));
+    join_all(again.into_iter().map(|flying| Box::pin(request(blob, vec![flying], attempts.clone())))).await;
 }
 
 async fn read(
     blob: &Arc<Inner>,
     group: &[Flying],
+    attempts: &Attempts,
 ) -> Result<(u64, Bytes, tokio::sync::OwnedSemaphorePermit)> {
     let spans: Vec<_> = group.iter().map(Flying::span).collect();
     let range = plan::cover(&spans);
     let deadline = group.iter().map(|flying| flying.leader.deadline()).max().unwrap_or_else(Instant::now);
     let decoded: u64 = group.iter().map(|flying| flying.unit.decoded_size()).sum();
     let len = range.end - range.start;
-    let share = blob.shared.budget(len.saturating_add(decoded), deadline).instrument(queue()).await?;
+    let share =
+        blob.shared.budget(len.saturating_add(decoded), deadline).instrument(trace::queue("memory")).await?;
     let bytes = match group {
-        [flying] => read_unit(blob, &flying.unit, deadline).await?,
+        [flying] => read_unit(blob, &flying.unit, deadline, attempts).await?,
         _ => {
-            let request = Request { priority: Priority::OnDemand, deadline };
+            let attempts = attempts.clone();
+            let request = Request { priority: Priority::OnDemand, deadline, attempts };
             let read = blob.shared.backend.read(&blob.description.id, range.start, len, request);
             let bytes = count(blob, deadline, read).await?;
             if bytes.len() as u64 != len {
@@ -306,13 +314,8 @@ async fn read(
     Ok((range.start, bytes, share))
 }
 
-/// The wait for a share of the bytes in flight.
-pub(crate) fn queue() -> tracing::Span {
-    info_span!(target: TARGET, "queue", nydus.reason = "memory")
-}
-
-async fn read_unit(blob: &Arc<Inner>, unit: &Unit, deadline: Instant) -> Result<Bytes> {
-    let request = Request { priority: Priority::OnDemand, deadline };
+async fn read_unit(blob: &Arc<Inner>, unit: &Unit, deadline: Instant, attempts: &Attempts) -> Result<Bytes> {
+    let request = Request { priority: Priority::OnDemand, deadline, attempts: attempts.clone() };
     let read = unit.fetch(&blob.description, blob.shared.backend.as_ref(), request);
     count(blob, deadline, read).await
 }
@@ -336,6 +339,37 @@ async fn count(
     result
 }
 
+/// Reads what describes chunks. If what comes is wrong it is read once more, from another endpoint if there is one. `what`
+/// names it in errors.
+pub(crate) async fn metadata<T, F>(
+    blob: &Inner,
+    what: &str,
+    deadline: Instant,
+    read: impl Fn(Request) -> F,
+) -> Result<T>
+where
+    F: Future<Output = storage::Result<T>>,
+{
+    let (started, request) = (Instant::now(), Request::new(Priority::OnDemand, deadline));
+    let twice = async {
+        blob.shared.metrics.metadata_requests.increment();
+        match read(request.clone()).await {
+            Err(error @ storage::Error::Corrupt { .. }) => {
+                tracing::warn!(blob = %blob.description.id, %error, "{what} is wrong: fetched again");
+                request.attempts.were_wrong();
+                blob.shared.metrics.refetches.increment();
+                blob.shared.metrics.metadata_requests.increment();
+                read(request).await
+            }
+            other => other,
+        }
+    };
+    match tokio::time::timeout_at(deadline.into(), twice).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(blob.timed_out(what, started)),
+    }
+}
+
 /// What came of one chunk of a unit.
 enum Verdict {
     /// Digest or checksum is right, or nobody wants it looked at.
@@ -347,11 +381,11 @@ enum Verdict {
 }
 
 /// Turns the stored bytes of a unit into chunks, answers who waits, then keeps them.
-async fn land(blob: &Arc<Inner>, mut flying: Flying, mut stored: Bytes) {
+async fn land(blob: &Arc<Inner>, mut flying: Flying, mut stored: Bytes, attempts: &Attempts) {
     // What is asked for from here on is not in this answer; it is told to ask again.
     let asked = flying.leader.asked();
     let deadline = flying.leader.deadline();
-    let mut second = false;
+    let mut tries = 0;
     let (digests, verdicts) = loop {
         let digests = match digests(blob, &flying, &asked, deadline).await {
             Ok(digests) => digests,
@@ -370,11 +404,14 @@ async fn land(blob: &Arc<Inner>, mut flying: Flying, mut stored: Bytes) {
                     Verdict::Wrong(_) => false,
                 }
         });
-        if asked_right || second {
+        tries += 1;
+        // Once from elsewhere and, if the table is what is wrong, once more where the next table says.
+        if asked_right || tries > 2 || (tries == 2 && !blob.table.failed_chunk(flying.origin, Instant::now()))
+        {
             break (digests, verdicts);
         }
-        second = true;
-        match again(blob, &mut flying, &asked, deadline).await {
+        attempts.were_wrong();
+        match again(blob, &mut flying, &asked, deadline, attempts).await {
             Ok(bytes) => stored = bytes,
             Err(error) => return flying.leader.answer(Err(error)),
         }
@@ -403,12 +440,20 @@ async fn land(blob: &Arc<Inner>, mut flying: Flying, mut stored: Bytes) {
     store(blob, &flying, keep, stored).await;
 }
 
-/// Fetches a unit once more after what came the first time was wrong, by a table of the backend's.
-async fn again(blob: &Arc<Inner>, flying: &mut Flying, asked: &[u32], deadline: Instant) -> Result<Bytes> {
+/// Fetches a unit once more after what came was wrong, from another endpoint if there is one, by a table of the backend's.
+async fn again(
+    blob: &Arc<Inner>,
+    flying: &mut Flying,
+    asked: &[u32],
+    deadline: Instant,
+    attempts: &Attempts,
+) -> Result<Bytes> {
     blob.shared.metrics.refetches.increment();
     if flying.origin.is_some_and(|origin| origin != Origin::Backend) {
-        let of_asked = flying.unit.members.iter().find(|chunk| asked.contains(&chunk.index)).map(Place::from);
         blob.table.forget_file();
+    }
+    if flying.origin.is_some() {
+        let of_asked = flying.unit.members.iter().find(|chunk| asked.contains(&chunk.index)).map(Place::from);
         if let Some(place) = of_asked {
             let (units, table) = blob.units(&[(place, None)], deadline).await?;
             flying.origin = table.map(|table| table.origin);
@@ -417,7 +462,7 @@ async fn again(blob: &Arc<Inner>, flying: &mut Flying, asked: &[u32], deadline: 
             }
         }
     }
-    read_unit(blob, &flying.unit, deadline).await
+    read_unit(blob, &flying.unit, deadline, attempts).await
 }
 
 /// The digests of a unit's chunks: of those that are asked for wherever they are, of the others if they are at hand.

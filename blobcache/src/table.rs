@@ -2,22 +2,23 @@
 //!
 //! A table that we did not fetch ourselves says where a chunk is, no more: what comes out of it must match a digest
 //! or checksum. For a chunk that has none the table has to come from the backend (possibly earlier: the trust
-//! file remembers the digest of the `.blob.meta` that was written then).
+//! file remembers the digest of the `.blob.meta` that was written then). Nor is the backend's believed for ever: what
+//! contradicts the bootstrap, or leads to wrong chunks, is fetched anew.
 
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use storage::backend::{Priority, Request};
 use storage::blob::ChunkTable;
 use storage::digest::Digester;
 use tracing::Instrument as _;
 
 use crate::blob::Inner;
 use crate::error::Result;
+use crate::fetch::metadata;
 use crate::flight::{Boarding, Flights, Leader, starts_again};
 use crate::lock;
 
@@ -45,11 +46,44 @@ pub(crate) struct TableSlot {
     flights: Flights<(), Arc<Table>>,
     /// The file has misled us: it is not read again.
     file_misled: AtomicBool,
+    failures: Mutex<Failures>,
+}
+
+/// Chunks that were wrong, from wherever they were fetched.
+#[derive(Debug, Default)]
+struct Failures {
+    /// How many since a table was blamed.
+    count: u32,
+    blamed: Option<Instant>,
+}
+
+/// A table is blamed for a single chunk this long after the last one was.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// So many wrong chunks are the fault of their table at any time.
+const FAILED_CHUNKS: u32 = 2;
+
+impl Failures {
+    /// One more. True if it is the table's fault. A table that was damaged on its way is found so by the first chunk; a
+    /// blob whose chunks are wrong does not cause a fetch of its table for each.
+    fn blame_table(&mut self, now: Instant) -> bool {
+        self.count += 1;
+        let is_rested = self.blamed.is_none_or(|blamed| now.saturating_duration_since(blamed) >= PATIENCE);
+        let is_guilty = is_rested || self.count >= FAILED_CHUNKS;
+        if is_guilty {
+            *self = Self { count: 0, blamed: Some(now) };
+        }
+        is_guilty
+    }
 }
 
 impl TableSlot {
     pub(crate) fn new() -> Self {
-        Self { current: Mutex::default(), flights: Flights::new(), file_misled: AtomicBool::new(false) }
+        Self {
+            current: Mutex::default(),
+            flights: Flights::new(),
+            file_misled: AtomicBool::new(false),
+            failures: Mutex::default(),
+        }
     }
 
     /// The table, if it has been loaded.
@@ -61,6 +95,23 @@ impl TableSlot {
     pub(crate) fn forget_file(&self) {
         self.file_misled.store(true, Ordering::Release);
         lock(&self.current).take_if(|table| table.origin != Origin::Backend);
+    }
+
+    /// Drops `table`, which cannot be right; the next one comes from the backend.
+    pub(crate) fn forget(&self, table: &Arc<Table>) {
+        self.file_misled.store(true, Ordering::Release);
+        lock(&self.current).take_if(|current| Arc::ptr_eq(current, table));
+    }
+
+    /// A chunk was wrong from wherever it was fetched, by a table from `origin`. True if that is what the table is blamed
+    /// for: it is dropped, and the chunk is worth a try by the next one.
+    pub(crate) fn failed_chunk(&self, origin: Option<Origin>, now: Instant) -> bool {
+        if origin.is_none() || !lock(&self.failures).blame_table(now) {
+            return false;
+        }
+        self.file_misled.store(true, Ordering::Release);
+        lock(&self.current).take();
+        true
     }
 
     /// The table; loads it if need be. A failed attempt does not stand in the way of later ones.
@@ -108,14 +159,9 @@ async fn load_table(blob: &Arc<Inner>, deadline: Instant, file_misled: bool) -> 
             return Ok(table);
         }
     }
-    blob.shared.metrics.metadata_requests.increment();
-    let started = Instant::now();
-    let request = Request { priority: Priority::OnDemand, deadline };
     let backend = blob.shared.backend.as_ref();
-    let fetched = ChunkTable::fetch(&blob.description, backend, request);
-    let chunks = tokio::time::timeout_at(deadline.into(), fetched)
-        .await
-        .map_err(|_| blob.timed_out("its chunk table", started))??;
+    let fetch = |request| ChunkTable::fetch(&blob.description, backend, request);
+    let chunks = metadata(blob, "its chunk table", deadline, fetch).await?;
     if let Some(path) = path {
         let (writer, chunks) = (Arc::clone(blob), chunks.clone());
         // Nobody waits for the file.
@@ -173,5 +219,18 @@ fn to_file(blob: &Inner, path: &Path, chunks: &ChunkTable) {
     };
     if let Err(error) = write() {
         blob.shelf.pause(&error, &blob.shared.metrics);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_blamed_at_first_then_for_every_second_chunk_and_again_after_a_while() {
+        let (mut failures, start) = (Failures::default(), Instant::now());
+        let verdicts: Vec<_> = (0..5).map(|_| failures.blame_table(start)).collect();
+        assert_eq!(verdicts, [true, false, true, false, true]);
+        assert!(failures.blame_table(start + PATIENCE));
     }
 }

@@ -65,7 +65,7 @@ impl Blobs {
 }
 
 fn request() -> Request {
-    Request { priority: Priority::OnDemand, deadline: Instant::now() + PATIENCE }
+    Request::new(Priority::OnDemand, Instant::now() + PATIENCE)
 }
 
 impl BlobReader<'_> {

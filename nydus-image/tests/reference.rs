@@ -105,8 +105,7 @@ impl Files<'_> {
         }
         let backend =
             LocalFs::new(LocalFsConfig { dir: Some(dir.into()), ..LocalFsConfig::default() }).unwrap();
-        let request =
-            || Request { priority: Priority::OnDemand, deadline: Instant::now() + Duration::from_secs(60) };
+        let request = || Request::new(Priority::OnDemand, Instant::now() + Duration::from_secs(60));
         let mut whole = vec![0; blob.uncompressed_size as usize];
         tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
             let table = ChunkTable::fetch(blob, &backend, request()).await.unwrap();

@@ -80,7 +80,11 @@ impl Image {
         if bootstrap.version() == Version::V6 && work_dir.is_none() {
             bail!("RAFS v6 needs a local cache: set cache.type to \"blobcache\" and its work_dir");
         }
-        let backend = open_backend(config.backend()?)?;
+        let mut place = config.backend()?.clone();
+        if let (Some(http), Some(limit)) = (place.http_mut(), cache.prefetch.bandwidth()) {
+            http.prefetch_bandwidth = limit.into();
+        }
+        let backend = open_backend(&place)?;
         let cache = BlobCache::open(cache_options(cache, rafs)?, backend.clone(), runtime.clone())?;
         let mut blobs = Vec::with_capacity(bootstrap.blobs().len());
         for description in bootstrap.blobs() {
@@ -90,7 +94,7 @@ impl Image {
             blobs.push(cache.blob(description.clone(), bootstrap.clone())?);
         }
         // A place far away may be down now and back when something is read: only reads wait for it.
-        if config.backend()?.is_local() {
+        if place.is_local() {
             runtime.block_on(check_local_blobs(bootstrap.blobs(), &blobs, backend.as_ref()))?;
         }
         info!("RAFS filesystem imported");
@@ -160,13 +164,13 @@ async fn check_local_blobs(
     backend: &dyn Backend,
 ) -> Result<()> {
     let deadline = Instant::now() + LOCAL_CHECK;
-    let request = Request { priority: Priority::OnDemand, deadline };
+    let request = Request::new(Priority::OnDemand, deadline);
     for (description, blob) in descriptions.iter().zip(blobs) {
         if blob.is_complete() {
             continue;
         }
         let checked = async {
-            let size = backend.size(&description.id, request).await?;
+            let size = backend.size(&description.id, request.clone()).await?;
             check_size(description, size)?;
             blob.load_chunk_table(deadline).await?;
             anyhow::Ok(())

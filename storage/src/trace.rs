@@ -10,7 +10,7 @@ use std::pin::{Pin, pin};
 use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
 
-use tracing::{Id, Span};
+use tracing::{Id, Span, info_span};
 
 /// The target of every span that is meant for a trace. Log lines never have it.
 pub const TARGET: &str = "trace";
@@ -52,6 +52,11 @@ pub fn failed(span: &Span, kind: &str, error: impl Display) {
 /// begins no trace.
 pub fn within(make: impl FnOnce() -> Span) -> Span {
     if Span::current().is_disabled() { Span::none() } else { make() }
+}
+
+/// The span of a wait for one's turn, as [`within`] makes it; `reason` says for what.
+pub fn queue(reason: &'static str) -> Span {
+    within(|| info_span!(target: TARGET, "queue", nydus.reason = reason))
 }
 
 /// A span that lasts as long as somebody waits for what it covers.

@@ -29,10 +29,10 @@ impl Layout {
         let config = LocalFsConfig { dir: Some(image.blobs()), ..LocalFsConfig::default() };
         let backend = LocalFs::new(config).unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
-        let request = Request { priority: Priority::OnDemand, deadline };
+        let request = Request::new(Priority::OnDemand, deadline);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let table = |blob: &storage::blob::BlobDescription| {
-            blob.ci.map(|_| runtime.block_on(ChunkTable::fetch(blob, &backend, request)).unwrap())
+            blob.ci.map(|_| runtime.block_on(ChunkTable::fetch(blob, &backend, request.clone())).unwrap())
         };
         let tables = bootstrap.blobs().iter().map(|blob| table(blob)).collect();
         Self { bootstrap, tables }

@@ -39,14 +39,14 @@ pub fn bootstrap(image: &Image) -> Vec<u8> {
 /// array.
 pub fn chunk_tables() -> Vec<Seed> {
     let deadline = Instant::now() + Duration::from_secs(60);
-    let request = Request { priority: Priority::OnDemand, deadline };
+    let request = Request::new(Priority::OnDemand, deadline);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut seeds = Vec::new();
     for image in IMAGES {
         let config = LocalFsConfig { dir: Some(image.blobs()), ..LocalFsConfig::default() };
         let backend = LocalFs::new(config).unwrap();
         for blob in blobs(&image).iter().filter(|blob| blob.ci.is_some()) {
-            let table = runtime.block_on(ChunkTable::fetch(blob, &backend, request)).unwrap();
+            let table = runtime.block_on(ChunkTable::fetch(blob, &backend, request.clone())).unwrap();
             let file = table.to_cache_file();
             let (padded, header) = file.split_at(file.len() - CI_HEADER_SIZE);
             let array = &padded[..usize::try_from(blob.ci.unwrap().uncompressed_size).unwrap()];

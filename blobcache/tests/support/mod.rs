@@ -234,6 +234,16 @@ impl MemoryBackend {
         *self.mood.lock().unwrap() = mood;
     }
 
+    /// From now on `blob` is `bytes`.
+    pub fn replace(&self, blob: &BlobId, bytes: Bytes) {
+        self.blobs.lock().unwrap().insert(blob.clone(), bytes);
+    }
+
+    /// The bytes of `blob`.
+    pub fn stored(&self, blob: &BlobId) -> Bytes {
+        self.blobs.lock().unwrap()[blob].clone()
+    }
+
     pub fn served(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }

@@ -61,7 +61,7 @@ impl Wanted {
 }
 
 fn request() -> Request {
-    Request { priority: Priority::OnDemand, deadline: Instant::now() + PATIENCE }
+    Request::new(Priority::OnDemand, Instant::now() + PATIENCE)
 }
 
 impl Blobs {

@@ -30,6 +30,8 @@ pub(super) fn read_options(section: &mut Section) -> Result<HttpOptions, Problem
         proxy: section.table("proxy", read_proxy)?.flatten(),
         mirrors: section.tables("mirrors", read_mirror)?,
         headers: BTreeMap::new(),
+        // A matter of the cache's configuration.
+        prefetch_bandwidth: 0,
     };
     if options.proxy.is_some() && !options.mirrors.is_empty() {
         return Err(section.invalid(

@@ -72,7 +72,7 @@ impl Server for Bucket {
         route: &'a Route,
         blob: &'a BlobId,
         range: &'a Part,
-        request: Request,
+        request: &'a Request,
     ) -> BoxFuture<'a, Result<Answer, Failure>> {
         Box::pin(async move {
             let what = self.name(blob);

@@ -86,7 +86,7 @@ impl Server for Files {
         route: &'a Route,
         blob: &'a BlobId,
         range: &'a Part,
-        request: Request,
+        request: &'a Request,
     ) -> BoxFuture<'a, Result<Answer, Failure>> {
         Box::pin(async move {
             let mut address = self.base.clone();

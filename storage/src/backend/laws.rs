@@ -80,7 +80,7 @@ impl Random {
 
 /// Long enough that only a hang meets it.
 fn request(priority: Priority) -> Request {
-    Request { priority, deadline: Instant::now() + Duration::from_secs(60) }
+    Request::new(priority, Instant::now() + Duration::from_secs(60))
 }
 
 fn on_demand() -> Request {
@@ -171,7 +171,7 @@ async fn passed_deadlines_time_out(backend: &dyn Backend, objects: &[Object]) {
     let id = &objects[0].id;
     let request = Request { deadline: Instant::now(), ..on_demand() };
     let errors = [
-        backend.read(id, 0, 1, request).await.map(|data| data.len() as u64),
+        backend.read(id, 0, 1, request.clone()).await.map(|data| data.len() as u64),
         backend.size(id, request).await,
     ];
     for error in errors {

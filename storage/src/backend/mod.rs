@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::Result;
 use crate::blob::BlobId;
+use crate::policy::attempts::Attempts;
 
 mod blocking;
 mod bucket;
@@ -51,12 +52,21 @@ impl Priority {
 }
 
 /// What a backend needs to know of a request beside its range.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Request {
     /// Who waits.
     pub priority: Priority,
     /// When the answer becomes useless: the request then ends in [`crate::Error::TimedOut`].
     pub deadline: Instant,
+    /// Shared by all requests of one read.
+    pub attempts: Attempts,
+}
+
+impl Request {
+    /// The first request of a read.
+    pub fn new(priority: Priority, deadline: Instant) -> Self {
+        Self { priority, deadline, attempts: Attempts::new() }
+    }
 }
 
 /// Reads byte ranges of blobs.

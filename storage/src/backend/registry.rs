@@ -121,7 +121,7 @@ impl Server for Repository {
         route: &'a Route,
         blob: &'a BlobId,
         range: &'a Part,
-        request: Request,
+        request: &'a Request,
     ) -> BoxFuture<'a, Result<Answer, Failure>> {
         Box::pin(async move {
             if let Some(target) = self.targets.get(route.index, blob) {
@@ -139,6 +139,10 @@ impl Server for Repository {
         })
     }
 
+    fn forget(&self, route: &Route, blob: &BlobId) {
+        self.targets.remove(route.index, blob);
+    }
+
     fn name(&self, blob: &BlobId) -> String {
         format!("{}: blob sha256:{blob}", self.place)
     }
@@ -152,7 +156,7 @@ impl Repository {
         target: &Url,
         blob: &BlobId,
         range: &Part,
-        request: Request,
+        request: &Request,
     ) -> Result<Option<Answer>, Failure> {
         let answer = route.send(foreign(target.clone(), range, request), request.priority).await?;
         match answer.status().as_u16() {
@@ -168,7 +172,7 @@ impl Repository {
         route: &Route,
         blob: &BlobId,
         range: &Part,
-        request: Request,
+        request: &Request,
     ) -> Result<Answer, Failure> {
         let what = self.name(blob);
         let mut address = self.base.clone();
@@ -209,7 +213,7 @@ impl Repository {
         start: &Url,
         proof: Option<&HeaderValue>,
         range: &Part,
-        request: Request,
+        request: &Request,
     ) -> Call {
         let mut call = foreign(url.clone(), range, request);
         if is_same_place(url, start) {
@@ -226,7 +230,7 @@ impl Repository {
     }
 }
 
-fn foreign(url: Url, range: &Part, request: Request) -> Call {
+fn foreign(url: Url, range: &Part, request: &Request) -> Call {
     let mut call = Call::range(url, range, request.deadline);
     call.is_foreign = true;
     call

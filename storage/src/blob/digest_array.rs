@@ -48,7 +48,7 @@ pub async fn fetch_digests(
     if !blob.features.contains(BlobFeatures::INLINED_CHUNK_DIGEST) {
         return Err(Error::invalid(what(blob), "the blob has none"));
     }
-    let toc = Toc::fetch(blob, backend, request).await?;
+    let toc = Toc::fetch(blob, backend, request.clone()).await?;
     let entry = section(blob, &toc)?;
     let stored = backend.read(blob.meta_object(), entry.offset, entry.compressed_size, request).await?;
     DigestArray::parse(blob, &toc, &stored)

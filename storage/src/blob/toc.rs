@@ -49,7 +49,7 @@ impl Toc {
     pub async fn fetch(blob: &BlobDescription, backend: &dyn Backend, request: Request) -> Result<Self> {
         let what = what(blob);
         let location = blob.toc.ok_or_else(|| Error::invalid(&*what, "the blob has none"))?;
-        let object_size = backend.size(blob.meta_object(), request).await?;
+        let object_size = backend.size(blob.meta_object(), request.clone()).await?;
         let len = match u64::from(location.size) {
             0 => window(object_size),
             size => size.min(MAX_SIZE).min(object_size),

@@ -102,7 +102,7 @@ impl Unit {
         request: Request,
     ) -> Result<Bytes> {
         let len = match self.len_is_bound {
-            true => self.len_within(backend.size(&blob.id, request).await?),
+            true => self.len_within(backend.size(&blob.id, request.clone()).await?),
             false => self.len,
         };
         backend.read(&blob.id, self.offset, len, request).await

@@ -64,7 +64,7 @@ impl Auth {
         &self,
         route: &Route,
         call: Call,
-        request: Request,
+        request: &Request,
         what: &str,
     ) -> Result<(Answer, Option<HeaderValue>), Failure> {
         let known = lock(&self.asked).get(&route.index).cloned();

@@ -14,7 +14,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Notify;
 use tracing::field::Empty;
-use tracing::{Span, info_span};
+use tracing::{Instrument as _, Span, info_span};
 
 use super::Commons;
 use super::client::{Answer, Way};
@@ -22,10 +22,12 @@ use super::failure::Failure;
 use super::options::HttpOptions;
 use super::part::Part;
 use super::route::{self, Route};
-use crate::backend::{BoxFuture, MAX_READ, Request};
+use super::traffic::{NoRoom, Room, Traffic};
+use crate::backend::{BoxFuture, MAX_READ, Priority, Request};
 use crate::blob::BlobId;
+use crate::policy::budget::Rate;
 use crate::policy::endpoint::{Decision, EndpointIndex, Endpoints, Health, Outcome, Ticket, Waiting};
-use crate::policy::retry::{Budget, Tries};
+use crate::policy::retry::Tries;
 use crate::trace::{self, Step, TARGET};
 use crate::{Error, Result};
 
@@ -38,8 +40,11 @@ pub(crate) trait Server: Send + Sync + std::fmt::Debug + 'static {
         route: &'a Route,
         blob: &'a BlobId,
         range: &'a Part,
-        request: Request,
+        request: &'a Request,
     ) -> BoxFuture<'a, Result<Answer, Failure>>;
+
+    /// What `route` sent of `blob` was wrong: whatever was remembered of the way there is forgotten.
+    fn forget(&self, _route: &Route, _blob: &BlobId) {}
 
     /// The object, for errors.
     fn name(&self, blob: &BlobId) -> String;
@@ -59,6 +64,9 @@ struct Shared<S> {
     endpoints: Mutex<Endpoints>,
     /// Somebody who waits should ask the policy again.
     wake: Notify,
+    traffic: Arc<Traffic>,
+    /// Bytes of prefetch, if they are limited.
+    prefetch: Option<Mutex<Rate>>,
 }
 
 impl<S: Server> Fetcher<S> {
@@ -69,7 +77,13 @@ impl<S: Server> Fetcher<S> {
         // Any number that differs between backends.
         let seed = RandomState::new().build_hasher().finish();
         let endpoints = Mutex::new(Endpoints::new(&settings, commons.bypass.clone(), seed));
-        let shared = Shared { server, routes, endpoints, wake: Notify::new() };
+        let prefetch = (options.prefetch_bandwidth > 0).then(|| {
+            let per_second = options.prefetch_bandwidth as f64;
+            // What a tenth of a second brings may come at once.
+            Mutex::new(Rate::new(per_second, per_second / 10.0))
+        });
+        let traffic = commons.traffic.clone();
+        let shared = Shared { server, routes, endpoints, wake: Notify::new(), traffic, prefetch };
         Ok(Self { shared: Arc::new(shared), retry_limit: options.retry_limit })
     }
 
@@ -117,17 +131,14 @@ impl<S: Server> Fetcher<S> {
 
     /// Asks until all of `part` has come or nothing more can be done; then, why.
     async fn fetch(&self, blob: &BlobId, part: Part, request: Request) -> (Part, Option<Error>) {
-        let mut read = Read {
-            shared: &self.shared,
-            blob,
-            request,
-            start: Instant::now(),
-            tries: Tries::new(request.priority, request.deadline, Budget::new(self.retry_limit.into())),
-            part,
-            last: None,
-            sent: 0,
+        request.attempts.limit(self.retry_limit.into());
+        let tries = Tries::new(request.priority, request.deadline, request.attempts.clone());
+        let (start, shared) = (Instant::now(), &self.shared);
+        let mut read = Read { shared, blob, request, start, tries, part, last: None, sent: 0 };
+        let error = match read.prefetch_turn().await {
+            Ok(()) => read.run().await,
+            Err(error) => Some(error),
         };
-        let error = read.run().await;
         Span::current().record("nydus.retries", read.sent.saturating_sub(1));
         (read.part, error)
     }
@@ -191,11 +202,10 @@ impl<S> Drop for Held<S> {
 
 /// A request that has ended.
 struct Ended<S> {
+    endpoint: EndpointIndex,
     held: Held<S>,
     part: Part,
     result: Result<(), Failure>,
-    /// What the endpoint is.
-    role: &'static str,
 }
 
 /// One read under way.
@@ -227,6 +237,14 @@ impl<S: Server> Read<'_, S> {
         // What is waited for while nothing is sent: one span, however often the policy is asked meanwhile.
         let mut pause: Option<(Waiting, Span)> = None;
         loop {
+            // A request that keeps another one company goes along with it.
+            let mut room = None;
+            if running.is_empty() {
+                room = match self.room().await {
+                    Ok(room) => Some(room),
+                    Err(error) => return Some(error),
+                };
+            }
             self.shared.ping();
             // Registered before the policy is asked, so that no change falls between the two.
             let woken = self.shared.wake.notified();
@@ -241,20 +259,22 @@ impl<S: Server> Read<'_, S> {
                 match decision {
                     Decision::Send(ticket) => {
                         hedge = ticket.hedge_at().filter(|_| !is_hedge);
-                        running.push(self.send(ticket));
+                        running.push(self.send(ticket, room));
                         continue;
                     }
                     // The one that is under way may still answer.
                     _ if !running.is_empty() => {}
                     Decision::Wait { until: then, why } => {
                         until = then;
-                        pause.get_or_insert_with(|| (why, waiting(why)));
+                        pause.get_or_insert_with(|| (why, trace::queue(why.name())));
                     }
                     Decision::Shed => return Some(self.shed()),
                     Decision::Expired => return Some(self.timed_out()),
                     Decision::GiveUp(_) => return Some(self.given_up()),
                 }
             }
+            // Who waits for an endpoint takes no room from those who do not.
+            drop(room);
             let waits = running.is_empty();
             let until = hedge.map_or(until, |hedge| hedge.min(until));
             let event = tokio::select! {
@@ -266,14 +286,15 @@ impl<S: Server> Read<'_, S> {
             };
             match event {
                 Event::Ended(ended) => {
-                    let Ended { held, part, result, role } = *ended;
+                    let Ended { endpoint, held, part, result } = *ended;
                     held.report(Some(&mut self.tries), &result);
                     if part.received() >= self.part.received() {
                         self.part = part;
+                        self.request.attempts.sent_by(endpoint);
                     }
                     match result {
                         Ok(()) => {
-                            Span::current().record("nydus.source", role);
+                            Span::current().record("nydus.source", self.source(endpoint));
                             leave(running);
                             return None;
                         }
@@ -290,38 +311,75 @@ impl<S: Server> Read<'_, S> {
     }
 
     /// The request of a ticket. It owns all it needs: one that is overtaken goes on without us.
-    fn send(&mut self, ticket: Ticket) -> BoxFuture<'static, Ended<S>> {
-        let index = ticket.endpoint().0;
+    fn send(&mut self, ticket: Ticket, room: Option<Room>) -> BoxFuture<'static, Ended<S>> {
+        let endpoint = ticket.endpoint();
         let needs_new_connection = ticket.needs_new_connection();
         self.sent += 1;
-        let role = self.shared.routes.get(index).map_or("", |route| route.role.name());
         let mut step = Step::within(|| {
             info_span!(
-                target: TARGET, "attempt", nydus.attempt = self.sent, nydus.source = role,
+                target: TARGET, "attempt", nydus.attempt = self.sent, nydus.source = self.source(endpoint),
                 nydus.breaker = ticket.phase().name(), nydus.overtaken = Empty, error.type = Empty,
                 otel.status_description = Empty,
             )
         });
         let held = Held { shared: self.shared.clone(), ticket: Some(ticket) };
-        let (blob, request) = (self.blob.clone(), self.request);
+        let (blob, request) = (self.blob.clone(), self.request.clone());
         // What has come goes along: the request asks for the rest. A hedge begins anew.
         let mut part = self.part.take_progress();
         Box::pin(async move {
             let shared = held.shared.clone();
             let result = async {
-                let Some(route) = shared.routes.get(index) else { return Err(Failure::Late) };
+                let Some(route) = shared.routes.get(endpoint.0) else { return Err(Failure::Late) };
+                if request.attempts.avoids(endpoint) {
+                    shared.server.forget(route, &blob);
+                }
                 if needs_new_connection {
                     route.renew();
                 }
-                let answer = shared.server.ask(route, &blob, &part, request).await?;
+                let answer = shared.server.ask(route, &blob, &part, &request).await?;
                 part.fill(answer, &shared.server.name(&blob)).await
             };
             let result = step.cover(result).await;
             if let Err(failure) = &result {
                 trace::failed(step.span(), failure.name(), failure);
             }
-            Ended { held, part, result, role }
+            drop(room);
+            Ended { endpoint, held, part, result }
         })
+    }
+
+    /// What an endpoint is, in traces.
+    fn source(&self, endpoint: EndpointIndex) -> &'static str {
+        self.shared.routes.get(endpoint.0).map_or("", |route| route.role.name())
+    }
+
+    /// Waits for room among all requests of the process.
+    async fn room(&mut self) -> Result<Room> {
+        let Request { priority, deadline, .. } = self.request;
+        let room = self.shared.traffic.enter(priority, self.part.missing(), deadline).await;
+        room.map_err(|reason| match reason {
+            NoRoom::Late => self.timed_out(),
+            NoRoom::Refused => self.put_off("too many requests wait already".to_owned()),
+        })
+    }
+
+    /// Prefetch waits until its bytes may come.
+    async fn prefetch_turn(&mut self) -> Result<()> {
+        let Some(rate) = &self.shared.prefetch else { return Ok(()) };
+        if self.request.priority != Priority::Prefetch {
+            return Ok(());
+        }
+        loop {
+            let now = Instant::now();
+            let bytes = self.part.missing() as f64;
+            let Err(until) = rate.lock().unwrap_or_else(PoisonError::into_inner).take(now, bytes) else {
+                return Ok(());
+            };
+            if until >= self.request.deadline {
+                return Err(self.put_off("prefetch is put off, its bandwidth is used up".to_owned()));
+            }
+            tokio::time::sleep_until(until.into()).instrument(trace::queue("bandwidth")).await;
+        }
     }
 
     fn name(&self) -> String {
@@ -346,13 +404,12 @@ impl<S: Server> Read<'_, S> {
             Some(failure) => format!("prefetch is put off during the outage: {failure}"),
             None => "prefetch is put off during the outage".to_owned(),
         };
+        self.put_off(detail)
+    }
+
+    fn put_off(&self, detail: String) -> Error {
         Error::Unavailable { what: self.name(), source: std::io::Error::other(detail) }
     }
-}
-
-/// The span of a pause.
-fn waiting(why: Waiting) -> Span {
-    trace::within(|| info_span!(target: TARGET, "queue", nydus.reason = why.name()))
 }
 
 /// Lets requests end that nobody waits for: the policy wants to know how.

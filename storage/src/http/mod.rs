@@ -7,6 +7,7 @@
 //! | `connect` | how long a connection took to make |
 //! | `route` | endpoints: mirrors or a proxy, then the origin |
 //! | `fetch` | a read from its first request to its last, as [`crate::policy`] decides |
+//! | `traffic` | how much the whole process has under way |
 //! | `part` | the bytes of a range, and whether an answer is one |
 //! | `failure` | why a try failed, and what that means for the next |
 //! | `redirect` | where redirects may lead |
@@ -30,28 +31,40 @@ pub(crate) mod redirect;
 pub(crate) mod route;
 pub(crate) mod signing;
 pub(crate) mod tokens;
+pub(crate) mod traffic;
 
 use std::sync::{Arc, Mutex};
 
 use crate::policy::budget::Rate;
 
 pub use options::{HttpOptions, Mirror, Proxy, Scheme};
+pub use traffic::Load;
 
 /// Requests a second that go past a proxy that is well.
 const BYPASS_PER_SECOND: f64 = 1.0;
 
-/// What the backends of a process share: tokens, so that the mounts of one repository fetch one, and the rate at which
-/// reads may go past a proxy that is well.
+/// What the backends of a process share: tokens, so that the mounts of one repository fetch one, room for requests and
+/// their bytes, and the rate at which reads may go past a proxy that is well.
 #[derive(Clone, Debug)]
 pub struct Commons {
     pub(crate) tokens: Arc<tokens::Tokens>,
     pub(crate) bypass: Arc<Mutex<Rate>>,
+    pub(crate) traffic: Arc<traffic::Traffic>,
 }
 
 impl Commons {
     /// Nothing fetched yet.
     pub fn new() -> Self {
-        Self { tokens: Arc::default(), bypass: Arc::new(Mutex::new(Rate::new(BYPASS_PER_SECOND, 1.0))) }
+        Self {
+            tokens: Arc::default(),
+            bypass: Arc::new(Mutex::new(Rate::new(BYPASS_PER_SECOND, 1.0))),
+            traffic: Arc::default(),
+        }
+    }
+
+    /// What is under way now, in all backends together.
+    pub fn load(&self) -> Load {
+        self.traffic.load()
     }
 }
 

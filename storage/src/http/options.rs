@@ -46,6 +46,8 @@ pub struct HttpOptions {
     pub mirrors: Vec<Mirror>,
     /// Sent with each request, `User-Agent` among them. Their values may be secrets.
     pub headers: BTreeMap<String, Secret>,
+    /// Bytes a second that prefetch may bring; 0: no limit.
+    pub prefetch_bandwidth: u64,
 }
 
 impl Default for HttpOptions {
@@ -61,6 +63,7 @@ impl Default for HttpOptions {
             proxy: None,
             mirrors: Vec::new(),
             headers: BTreeMap::new(),
+            prefetch_bandwidth: 0,
         }
     }
 }

@@ -57,6 +57,11 @@ impl Part {
         self.data.len() as u64
     }
 
+    /// How many bytes are still to come.
+    pub(crate) fn missing(&self) -> u64 {
+        self.len - self.received()
+    }
+
     /// The first and the last byte that are still wanted.
     fn wanted(&self) -> (u64, u64) {
         (self.offset + self.received(), self.offset + (self.len - 1))
@@ -141,7 +146,7 @@ impl Part {
     /// Skips `skip` bytes of the body and takes the next `len`.
     async fn gather(&mut self, mut answer: Answer, mut skip: u64, len: u64) -> Result<(), Failure> {
         // At most MAX_READ, which the caller has checked, and pages that nothing is written to cost nothing.
-        self.data.reserve((self.len - self.received()) as usize);
+        self.data.reserve(self.missing() as usize);
         let mut missing = len;
         while missing > 0 {
             let Some(mut chunk) = answer.chunk().await? else {

@@ -87,6 +87,11 @@ impl Targets {
         kept.insert((endpoint, blob.clone()), target);
     }
 
+    /// Forgets where the endpoint led.
+    pub(crate) fn remove(&self, endpoint: usize, blob: &BlobId) {
+        self.lock().remove(&(endpoint, blob.clone()));
+    }
+
     /// Forgets `target`, unless another one has replaced it already.
     pub(crate) fn drop(&self, endpoint: usize, blob: &BlobId, target: &Url) {
         let key = (endpoint, blob.clone());

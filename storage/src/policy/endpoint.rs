@@ -356,7 +356,7 @@ impl Endpoints {
     fn candidates(&self, tries: &Tries) -> Vec<EndpointIndex> {
         let mut candidates: Vec<EndpointIndex> =
             (0..self.endpoints.len()).map(EndpointIndex).filter(|index| !tries.is_refused(*index)).collect();
-        candidates.sort_by_key(|index| (tries.avoid == Some(*index), !self.endpoints[index.0].pings));
+        candidates.sort_by_key(|index| (tries.avoids(*index), !self.endpoints[index.0].pings));
         candidates
     }
 
@@ -420,7 +420,7 @@ impl Endpoints {
             other != index.0
                 && endpoint.serves(now)
                 && !tries.is_refused(EndpointIndex(other))
-                && tries.avoid != Some(EndpointIndex(other))
+                && !tries.avoids(EndpointIndex(other))
         })
     }
 

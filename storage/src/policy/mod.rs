@@ -8,6 +8,7 @@
 //! | module | decides |
 //! |---|---|
 //! | [`endpoint`] | which endpoint a request goes to now, or what it waits for: it joins the next three |
+//! | [`attempts`] | what the requests of one read share: tries, and whom not to ask again |
 //! | [`retry`] | whether a failure is worth another try, where, and how soon |
 //! | [`breaker`] | whether an endpoint is used, tried, or left alone |
 //! | [`concurrency`] | how many requests an endpoint gets at once |
@@ -16,7 +17,7 @@
 //!
 //! # A request, as its caller drives it
 //!
-//! 1. [`retry::Tries::new`], once a request, with the [`retry::Budget`] of the read it belongs to.
+//! 1. [`retry::Tries::new`], once a request, with the [`attempts::Attempts`] of the read it belongs to.
 //! 2. Register for a wake-up, *then* ask [`endpoint::Endpoints::choose`].
 //! 3. [`endpoint::Decision::Send`]: send it. However it ends, give the ticket back: [`endpoint::Endpoints::report`], or
 //!    [`endpoint::Endpoints::abandon`] from a drop guard if the request is cancelled. If either returns true, wake every
@@ -26,6 +27,7 @@
 
 use std::time::Duration;
 
+pub mod attempts;
 pub mod breaker;
 pub mod budget;
 pub mod concurrency;

@@ -1,13 +1,12 @@
 //! Whether a failure is worth another try, where, and how soon.
 //!
-//! Owns the state of one request ([`Tries`]) and of the read it belongs to ([`Budget`]). Invariants: a request waits
-//! before it returns to an endpoint that failed it, longer each time, but goes to another endpoint at once; it never
-//! returns to one that refused it; and all requests of a read together spend at most the read's tries.
+//! Owns the state of one request ([`Tries`]). Invariants: a request waits before it returns to an endpoint that failed it,
+//! longer each time, but goes to another endpoint at once; it never returns to one that refused it; and all requests of a
+//! read together spend at most the tries of its [`Attempts`].
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::attempts::Attempts;
 use super::between;
 use super::endpoint::EndpointIndex;
 use super::line::Place;
@@ -88,33 +87,6 @@ pub fn backoff(random: &mut fastrand::Rng, failures: u32) -> Duration {
     between(random, Duration::ZERO, FIRST_DELAY.saturating_mul(1 << doublings).min(LONGEST_DELAY))
 }
 
-/// How many tries a read has beyond the first of each of its requests. Clones share one account, so a request that is
-/// split after a failure has no more tries than it had whole.
-#[derive(Clone, Debug)]
-pub struct Budget {
-    /// None: until the deadline.
-    left: Option<Arc<AtomicU32>>,
-}
-
-impl Budget {
-    /// The setting `retry_limit`: 0 means until the deadline, n at most n tries more.
-    pub fn new(retry_limit: u32) -> Self {
-        Self { left: (retry_limit > 0).then(|| Arc::new(AtomicU32::new(retry_limit))) }
-    }
-
-    /// Takes one try; false if none is left. [`super::endpoint::Endpoints::choose`] does so before each try after a
-    /// failure; who splits a failed request takes one himself for each part.
-    pub fn take(&self) -> bool {
-        let Some(left) = &self.left else { return true };
-        left.try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
-    }
-
-    /// Whether no try is left.
-    pub fn is_spent(&self) -> bool {
-        self.left.as_ref().is_some_and(|left| left.load(Ordering::Relaxed) == 0)
-    }
-}
-
 /// One request and what became of its tries so far.
 #[derive(Debug)]
 pub struct Tries {
@@ -122,9 +94,7 @@ pub struct Tries {
     pub priority: Priority,
     /// When its answer becomes useless.
     pub deadline: Instant,
-    /// The endpoint whose bytes failed their digest: it is asked only when no other can be.
-    pub avoid: Option<EndpointIndex>,
-    budget: Budget,
+    attempts: Attempts,
     history: Vec<History>,
     /// A try has failed since the last one that was paid for.
     owes: bool,
@@ -147,13 +117,12 @@ struct History {
 }
 
 impl Tries {
-    /// A new request. Its first try is free, the others are taken from `budget`.
-    pub fn new(priority: Priority, deadline: Instant, budget: Budget) -> Self {
+    /// A new request. Its first try is free, the others are taken from `attempts`.
+    pub fn new(priority: Priority, deadline: Instant, attempts: Attempts) -> Self {
         Self {
             priority,
             deadline,
-            avoid: None,
-            budget,
+            attempts,
             history: Vec::new(),
             owes: false,
             over: false,
@@ -164,7 +133,7 @@ impl Tries {
 
     /// Whether no further try is allowed, wherever.
     pub(super) fn is_spent(&self) -> bool {
-        self.owes && self.budget.is_spent()
+        self.owes && self.attempts.is_spent()
     }
 
     /// Whether no further try can help.
@@ -175,6 +144,11 @@ impl Tries {
     /// Whether `endpoint` will never serve this request.
     pub(super) fn is_refused(&self, endpoint: EndpointIndex) -> bool {
         self.at(endpoint).is_some_and(|history| history.refused)
+    }
+
+    /// Whether bytes of `endpoint` were wrong: it is asked only when no other can be.
+    pub(super) fn avoids(&self, endpoint: EndpointIndex) -> bool {
+        self.attempts.avoids(endpoint)
     }
 
     /// When `endpoint` may be tried again, if it failed before.
@@ -203,7 +177,7 @@ impl Tries {
 
     /// Pays for a try that starts now; false if the read has none left.
     pub(super) fn pay(&mut self) -> bool {
-        let paid = !self.owes || self.budget.take();
+        let paid = !self.owes || self.attempts.take();
         self.owes &= !paid;
         paid
     }

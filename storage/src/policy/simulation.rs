@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::attempts::Attempts;
 use super::budget::Rate;
 use super::endpoint::{Decision, EndpointSettings, Endpoints, Outcome, Role, Ticket};
-use super::retry::{Budget, Failure, Tries};
+use super::retry::{Failure, Tries};
 use crate::backend::Priority;
 
 /// Round trip and transfer of a request to an endpoint that is well.
@@ -178,7 +179,7 @@ impl World {
             Event::Begin(index) => {
                 let reader = self.readers[index];
                 let deadline = self.now + reader.deadline;
-                let tries = Tries::new(reader.priority, self.zero + deadline, Budget::new(0));
+                let tries = Tries::new(reader.priority, self.zero + deadline, Attempts::new());
                 let state = &mut self.states[index];
                 state.read += 1;
                 state.present = Some(Present { tries, start: self.now, running: 0 });

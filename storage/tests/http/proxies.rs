@@ -82,6 +82,25 @@ async fn what_a_mirror_does_not_give_another_endpoint_gives() {
 }
 
 #[tokio::test]
+async fn bytes_that_were_wrong_are_asked_for_elsewhere() {
+    let bad = Double::new(|seen| match seen.path() {
+        "/ping" => Reply::new(200, ""),
+        _ => Reply::range(&[0; SIZE], seen),
+    })
+    .await;
+    let origin = Double::new(serve).await;
+    let registry = open(with_mirrors(&origin, vec![mirror(&bad)]));
+    let request = on_demand();
+    let first = registry.read(&blob(), 0, 10, request.clone()).await.unwrap();
+    assert_eq!(first, vec![0; 10]);
+    request.attempts.were_wrong();
+    assert_eq!(registry.read(&blob(), 0, 10, request).await.unwrap(), content(SIZE)[..10]);
+    // Another read knows nothing of it.
+    assert_eq!(registry.read(&blob(), 0, 10, on_demand()).await.unwrap(), vec![0; 10]);
+    assert_eq!((bad.count("blobs"), origin.count("blobs")), (2, 1));
+}
+
+#[tokio::test]
 async fn the_origin_has_the_last_word() {
     let [mirror_double, origin] = [(); 2].map(|()| Double::new(|_| Reply::new(404, "")));
     let (mirror_double, origin) = (mirror_double.await, origin.await);

@@ -275,6 +275,28 @@ async fn requests_at_once_are_bounded() {
 }
 
 #[tokio::test]
+async fn prefetch_has_a_bandwidth_and_readers_have_none() {
+    let double = server(|_, seen| Reply::range(&content(SIZE), seen)).await;
+    let mut config = config(&double);
+    config.http.prefetch_bandwidth = 10_000;
+    let registry = open(config);
+    let prefetch = Request { priority: Priority::Prefetch, ..on_demand() };
+    let start = Instant::now();
+    for _ in 0..4 {
+        registry.read(&blob(), 0, 1000, prefetch.clone()).await.unwrap();
+    }
+    let took = start.elapsed();
+    // The first two come at once, each of the others after a tenth of a second.
+    assert!(took >= Duration::from_millis(190), "{took:?}");
+    let start = Instant::now();
+    registry.read(&blob(), 0, 1000, on_demand()).await.unwrap();
+    assert!(start.elapsed() < Duration::from_millis(90), "{:?}", start.elapsed());
+    let hopeless = Request { deadline: Instant::now() + Duration::from_millis(10), ..prefetch };
+    let error = registry.read(&blob(), 0, 1000, hopeless).await.unwrap_err();
+    assert!(error.to_string().contains("put off"), "{error}");
+}
+
+#[tokio::test]
 async fn the_size_stands_beside_the_first_byte() {
     let double = server(|_, seen| Reply::range(&content(SIZE), seen)).await;
     assert_eq!(open(config(&double)).size(&blob(), on_demand()).await.unwrap(), SIZE as u64);

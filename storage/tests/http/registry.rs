@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use storage::Error;
+use storage::backend::Backend as _;
 use storage::backend::laws::{self, Fixture};
 use storage::backend::registry::{Registry, RegistryConfig};
 use storage::http::Commons;
@@ -259,6 +260,22 @@ async fn a_redirect_is_remembered_until_it_is_refused() {
         assert_eq!(read(&registry, 3, 5).await.unwrap(), content(SIZE)[3..8]);
     }
     assert_eq!((double.seen().len(), store.seen().len()), (2, 6));
+}
+
+#[tokio::test]
+async fn a_place_that_sent_wrong_bytes_is_not_remembered() {
+    let store = Double::new(serve).await;
+    let location = format!("http://localhost:{}/store", store.addr.port());
+    let registry = Double::new(move |_| Reply::new(307, "").with("location", location.clone())).await;
+    let backend = open(config(&registry));
+    let request = crate::setup::on_demand();
+    for _ in 0..2 {
+        backend.read(&blob(), 0, 1, request.clone()).await.unwrap();
+    }
+    assert_eq!((registry.seen().len(), store.seen().len()), (1, 2), "it is remembered while it is right");
+    request.attempts.were_wrong();
+    backend.read(&blob(), 0, 1, request).await.unwrap();
+    assert_eq!((registry.seen().len(), store.seen().len()), (2, 3));
 }
 
 #[tokio::test]

@@ -25,7 +25,7 @@ pub fn on_demand() -> Request {
 }
 
 pub fn within(time: Duration) -> Request {
-    Request { priority: Priority::OnDemand, deadline: Instant::now() + time }
+    Request::new(Priority::OnDemand, Instant::now() + time)
 }
 
 pub async fn read(backend: &dyn Backend, offset: u64, len: u64) -> storage::Result<Vec<u8>> {

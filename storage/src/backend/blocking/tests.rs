@@ -7,7 +7,7 @@ const SOON: Duration = Duration::from_millis(50);
 const LATE: Duration = Duration::from_secs(60);
 
 fn request(priority: Priority, within: Duration) -> Request {
-    Request { priority, deadline: Instant::now() + within }
+    Request::new(priority, Instant::now() + within)
 }
 
 fn on_demand(within: Duration) -> Request {

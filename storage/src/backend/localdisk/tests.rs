@@ -9,7 +9,7 @@ use super::*;
 const SECTORS: [LogicalBlockSize; 2] = [LogicalBlockSize::Lb512, LogicalBlockSize::Lb4096];
 
 fn request() -> Request {
-    Request { priority: Priority::OnDemand, deadline: Instant::now() + Duration::from_secs(60) }
+    Request::new(Priority::OnDemand, Instant::now() + Duration::from_secs(60))
 }
 
 fn disk(path: &Path, disable_gpt: bool) -> LocalDisk {

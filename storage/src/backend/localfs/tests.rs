@@ -5,7 +5,7 @@ use super::super::laws::{self, Fixture, Object};
 use super::*;
 
 fn request() -> Request {
-    Request { priority: Priority::OnDemand, deadline: Instant::now() + Duration::from_secs(60) }
+    Request::new(Priority::OnDemand, Instant::now() + Duration::from_secs(60))
 }
 
 fn id(name: &str) -> BlobId {

@@ -32,7 +32,7 @@ impl Backend for Memory {
 }
 
 fn request() -> Request {
-    Request { priority: Priority::OnDemand, deadline: Instant::now() + Duration::from_secs(60) }
+    Request::new(Priority::OnDemand, Instant::now() + Duration::from_secs(60))
 }
 
 fn wait<T>(future: impl Future<Output = T>) -> T {

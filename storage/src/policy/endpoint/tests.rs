@@ -1,5 +1,5 @@
 use super::*;
-use crate::policy::retry::Budget;
+use crate::policy::attempts::Attempts;
 
 const FIRST: EndpointIndex = EndpointIndex(0);
 const SECOND: EndpointIndex = EndpointIndex(1);
@@ -15,7 +15,7 @@ fn endpoints(roles: &[Role]) -> Endpoints {
 }
 
 fn tries(now: Instant, priority: Priority) -> Tries {
-    Tries::new(priority, now + ms(60_000), Budget::new(0))
+    Tries::new(priority, now + ms(60_000), Attempts::new())
 }
 
 fn on_demand(now: Instant) -> Tries {
@@ -88,8 +88,10 @@ fn the_first_is_preferred_and_a_failure_goes_elsewhere_at_once() {
 fn bytes_that_failed_their_digest_are_fetched_elsewhere_first() {
     let now = Instant::now();
     let mut endpoints = endpoints(&[Role::Mirror, Role::Origin]);
-    let mut tries = on_demand(now);
-    tries.avoid = Some(FIRST);
+    let attempts = Attempts::new();
+    attempts.sent_by(FIRST);
+    attempts.were_wrong();
+    let mut tries = Tries::new(Priority::OnDemand, now + ms(60_000), attempts);
     assert_eq!(fail(&mut endpoints, now, &mut tries, Failure::Refused), SECOND);
     assert_eq!(fail(&mut endpoints, now, &mut tries, Failure::Refused), FIRST, "better than nothing");
 }
@@ -105,7 +107,9 @@ fn what_retrying_cannot_mend_is_told_at_once() {
     assert_eq!(fail(&mut endpoints, now, &mut refused, Failure::Refused), FIRST);
     assert_eq!(fail(&mut endpoints, now, &mut refused, Failure::Refused), SECOND);
     assert!(matches!(endpoints.choose(now, &mut refused), Decision::GiveUp(GivenUp::Refused)));
-    let mut limited = Tries::new(Priority::OnDemand, now + ms(60_000), Budget::new(1));
+    let attempts = Attempts::new();
+    attempts.limit(1);
+    let mut limited = Tries::new(Priority::OnDemand, now + ms(60_000), attempts);
     fail(&mut endpoints, now, &mut limited, Failure::Broken);
     fail(&mut endpoints, now, &mut limited, Failure::Broken);
     assert!(matches!(endpoints.choose(now, &mut limited), Decision::GiveUp(GivenUp::Spent)));

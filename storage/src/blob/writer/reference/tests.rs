@@ -40,7 +40,7 @@ impl Backend for Objects {
 }
 
 fn request() -> Request {
-    Request { priority: Priority::OnDemand, deadline: Instant::now() + Duration::from_secs(60) }
+    Request::new(Priority::OnDemand, Instant::now() + Duration::from_secs(60))
 }
 
 fn options(kind: DataKind) -> ReferenceOptions {
