@@ -13,6 +13,7 @@ pub mod codec;
 pub mod digest;
 mod error;
 pub mod http;
+pub mod metrics;
 pub mod policy;
 pub mod secret;
 pub mod trace;

@@ -108,7 +108,7 @@ impl Step {
 impl Drop for Step {
     fn drop(&mut self) {
         if self.is_waiting {
-            failed(&self.span, "cancelled", "given up before it was done");
+            failed(&self.span, "abandoned", "given up before it was done");
             // A span ends when it was last left, so it is left once more.
             self.span.in_scope(|| ());
         }

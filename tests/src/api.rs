@@ -23,6 +23,13 @@ pub fn get(socket: &Path, path: &str) -> Answer {
 
 /// As [`get`], for sockets that may not answer.
 pub fn try_get(socket: &Path, path: &str) -> std::io::Result<Answer> {
+    let (status, body) = try_get_text(socket, path)?;
+    let body = if body.is_empty() { Value::Null } else { serde_json::from_str(&body)? };
+    Ok(Answer { status, body })
+}
+
+/// The status and the body as text, for pages that are not JSON.
+pub fn try_get_text(socket: &Path, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     stream.set_write_timeout(Some(Duration::from_secs(10)))?;
@@ -30,8 +37,8 @@ pub fn try_get(socket: &Path, path: &str) -> std::io::Result<Answer> {
     let (head, body) = read_answer(&mut stream)?;
     let status = head.split(' ').nth(1).and_then(|word| word.parse().ok());
     let status = status.ok_or_else(|| std::io::Error::other(format!("not HTTP: {head:?}")))?;
-    let body = if body.is_empty() { Value::Null } else { serde_json::from_slice(&body)? };
-    Ok(Answer { status, body })
+    let body = String::from_utf8(body).map_err(|_| std::io::Error::other("the body is no text"))?;
+    Ok((status, body))
 }
 
 /// Reads one answer of known length. The reference implementation keeps the connection open whatever is asked, so

@@ -28,13 +28,15 @@ pub enum Caching {
     Off,
 }
 
-/// A configuration for blobs in a local directory. Everything is public: tests set what they need.
+/// A configuration, for blobs in a local directory unless told otherwise. Everything is public: tests set what they need.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Schema and syntax.
     pub form: Form,
     /// The directory of blobs.
     pub blobs: PathBuf,
+    /// Blobs are somewhere else: the type of the backend and its keys, which both schemas share.
+    pub backend: Option<(&'static str, Value)>,
     /// The cache directory.
     pub cache: PathBuf,
     /// How chunks are cached.
@@ -55,6 +57,7 @@ impl Config {
         Self {
             form: Form::V2Json,
             blobs: blobs.to_owned(),
+            backend: None,
             cache: cache.to_owned(),
             caching: Caching::Plain,
             validate: false,
@@ -80,7 +83,12 @@ impl Config {
         }
     }
 
+    fn backend(&self) -> (&'static str, Value) {
+        self.backend.clone().unwrap_or_else(|| ("localfs", json!({ "dir": self.blobs })))
+    }
+
     fn v1(&self) -> Value {
+        let (kind, keys) = self.backend();
         let mut cache = json!({});
         if self.caching != Caching::Off {
             cache = json!({ "type": "blobcache", "config": { "work_dir": self.cache } });
@@ -91,7 +99,7 @@ impl Config {
         }
         let mut config = json!({
             "device": {
-                "backend": { "type": "localfs", "config": { "dir": self.blobs } },
+                "backend": { "type": kind, "config": keys },
                 "cache": cache,
             },
             "mode": "direct",
@@ -105,9 +113,10 @@ impl Config {
     }
 
     fn v2(&self) -> Value {
+        let (kind, keys) = self.backend();
         let mut config = json!({
             "version": 2,
-            "backend": { "type": "localfs", "localfs": { "dir": self.blobs } },
+            "backend": { "type": kind, kind: keys },
             "cache": { "type": "dummycache" },
             "rafs": { "mode": "direct", "validate": self.validate, "enable_xattr": true },
         });

@@ -56,6 +56,13 @@ pub const IMAGES: [Image; 13] = [
     image("v6-merge", Version::V6, "abc"),
 ];
 
+impl Fixtures {
+    /// Where they are unpacked.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
 impl Image {
     /// The image of this name.
     pub fn named(name: &str) -> Self {
@@ -133,12 +140,18 @@ pub struct Fixtures {
     files: Files,
 }
 
+/// Names the directory where another process, which outlives this one, has unpacked them.
+pub const UNPACKED: &str = "NYDUS_TESTS_FIXTURES";
+
 /// The fixtures of this process.
 pub fn fixtures() -> &'static Fixtures {
     static FIXTURES: OnceLock<Fixtures> = OnceLock::new();
     FIXTURES.get_or_init(|| {
-        let dir = own_directory();
-        unpack("images.tar.zst", &dir);
+        let dir = std::env::var_os(UNPACKED).map(PathBuf::from).unwrap_or_else(|| {
+            let dir = own_directory();
+            unpack("images.tar.zst", &dir);
+            dir
+        });
         let manifest = |name: &str| Manifest::parse(&fs::read_to_string(dir.join(name)).unwrap());
         let (manifest_a, manifest_abc) = (manifest("a.manifest.jsonl"), manifest("abc.manifest.jsonl"));
         let files = files_of_layer(&dir.join("src.tar"), "a");

@@ -60,6 +60,24 @@ impl Manifest {
         self.0.get(path)
     }
 
+    /// The regular files that are not empty, with the SHA-256 of each, in the order of their (escaped) paths.
+    pub fn files(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().filter_map(|(path, entry)| {
+            let digest = entry.get("sha256")?.as_str()?;
+            entry["size"].as_u64().is_some_and(|size| size > 0).then_some((path.as_str(), digest))
+        })
+    }
+
+    /// The same with another SHA-256 of one file: what a proof compares with.
+    #[must_use]
+    pub fn with_digest(&self, path: &str, digest: &str) -> Self {
+        let mut changed = self.clone();
+        if let Some(entry) = changed.0.get_mut(path) {
+            entry["sha256"] = json!(digest);
+        }
+        changed
+    }
+
     /// How many entries there are.
     pub fn count(&self) -> usize {
         self.0.len()

@@ -33,6 +33,8 @@ use super::utc::Utc;
 
 /// The crates whose lines the level is about. Others are heard from warnings on.
 const OURS: [&str; 4] = ["nydusd", "rafs", "storage", "blobcache"];
+/// Says of certificates what the error of the read says too, and with a name.
+const REPEATS: &str = "rustls_platform_verifier";
 /// The longest line, in bytes; the rest is cut off.
 const MAX_LINE: usize = 8 << 10;
 /// The longest wait for lines to be written at the end.
@@ -99,6 +101,7 @@ impl Level {
         let level = self.filter();
         Targets::new()
             .with_default(level.min(LevelFilter::WARN))
+            .with_target(REPEATS, LevelFilter::OFF)
             .with_targets(OURS.into_iter().map(|target| (target, level)))
     }
 }
@@ -360,6 +363,7 @@ mod tests {
             tracing::trace!("2");
             tracing::info!(target: "hyper::proto", "not ours");
             tracing::warn!(target: "hyper::proto", "not ours, but alarming");
+            tracing::error!(target: "rustls_platform_verifier::verification", "told by the read that fails");
             logs.set_level(Level::Off);
             tracing::error!("3");
             logs.set_level(Level::Error);

@@ -36,7 +36,7 @@ impl Addressing {
 
 /// A bucket as a server of ranges.
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     place: String,
     /// Ends where the name of the object begins.
     base: Url,
@@ -95,6 +95,10 @@ impl Server for Bucket {
 
     fn name(&self, blob: &BlobId) -> String {
         format!("{}: object {}{blob}", self.place, self.prefix)
+    }
+
+    fn place(&self) -> &str {
+        &self.place
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use bytes::Bytes;
 use reqwest::Url;
 
-use super::{Backend, BoxFuture, Request};
+use super::remote::Remote;
+use super::{BoxFuture, Request};
 use crate::blob::BlobId;
 use crate::http::client::{Answer, Call, Way};
 use crate::http::failure::Failure;
@@ -13,7 +13,6 @@ use crate::http::fetch::{Fetcher, Server};
 use crate::http::part::Part;
 use crate::http::route::Route;
 use crate::http::{Commons, HttpOptions};
-use crate::policy::endpoint::Health;
 use crate::secret::SecretUrl;
 use crate::{Error, Result};
 
@@ -50,32 +49,19 @@ impl HttpProxy {
         let files = Files { place: format!("http-proxy {}", config.addr), base };
         Ok(Self { fetcher: Fetcher::new(files, &config.http, way, commons)? })
     }
-
-    /// What is known of each endpoint, in the order they are preferred.
-    pub fn health(&self) -> Vec<Health> {
-        self.fetcher.health()
-    }
 }
 
-impl Backend for HttpProxy {
-    fn read<'a>(
-        &'a self,
-        blob: &'a BlobId,
-        offset: u64,
-        len: u64,
-        request: Request,
-    ) -> BoxFuture<'a, Result<Bytes>> {
-        Box::pin(self.fetcher.read(blob, offset, len, request))
-    }
+impl Remote for HttpProxy {
+    type Server = Files;
 
-    fn size<'a>(&'a self, blob: &'a BlobId, request: Request) -> BoxFuture<'a, Result<u64>> {
-        Box::pin(self.fetcher.size(blob, request))
+    fn fetcher(&self) -> &Fetcher<Files> {
+        &self.fetcher
     }
 }
 
 /// A directory of a server.
 #[derive(Debug)]
-struct Files {
+pub(crate) struct Files {
     place: String,
     base: Url,
 }
@@ -104,5 +90,9 @@ impl Server for Files {
 
     fn name(&self, blob: &BlobId) -> String {
         format!("{}: blob {blob}", self.place)
+    }
+
+    fn place(&self) -> &str {
+        &self.place
     }
 }

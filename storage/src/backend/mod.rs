@@ -9,9 +9,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::Result;
 use crate::blob::BlobId;
+use crate::http::EndpointStatus;
 use crate::policy::attempts::Attempts;
+use crate::secret::Secret;
+use crate::{Error, Result};
 
 mod blocking;
 mod bucket;
@@ -20,8 +22,10 @@ pub mod http_proxy;
 pub mod laws;
 pub mod localdisk;
 pub mod localfs;
+pub mod measured;
 pub mod oss;
 pub mod registry;
+mod remote;
 pub mod s3;
 mod span;
 pub mod traced;
@@ -46,7 +50,7 @@ impl Priority {
     pub fn name(self) -> &'static str {
         match self {
             Self::Prefetch => "prefetch",
-            Self::OnDemand => "on-demand",
+            Self::OnDemand => "on_demand",
         }
     }
 }
@@ -83,4 +87,15 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
 
     /// Bytes of the object.
     fn size<'a>(&'a self, blob: &'a BlobId, request: Request) -> BoxFuture<'a, Result<u64>>;
+
+    /// The HTTP endpoints that it asks and how each is, in the order they are preferred. Empty if it asks none.
+    fn endpoints(&self) -> Vec<EndpointStatus> {
+        Vec::new()
+    }
+
+    /// From now on `auth`, base64 of `user:password`, is who we are. [`crate::Error::Invalid`] if it is not that, or if
+    /// this kind of place does not take one while it is read.
+    fn exchange_auth(&self, _auth: Secret) -> Result<()> {
+        Err(Error::invalid("registry_auth", "only a registry takes it, the blobs are elsewhere"))
+    }
 }

@@ -6,11 +6,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use reqwest::Url;
 use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION};
 
-use super::{Backend, BoxFuture, Request};
+use super::remote::Remote;
+use super::{BoxFuture, Request};
 use crate::blob::BlobId;
 use crate::http::auth::Auth;
 use crate::http::client::{Answer, Call, Client, Way};
@@ -21,7 +21,6 @@ use crate::http::part::Part;
 use crate::http::redirect::{MAX_REDIRECTS, Rules, Targets, is_redirect, is_same_place};
 use crate::http::route::Route;
 use crate::http::{Commons, HttpOptions, Scheme};
-use crate::policy::endpoint::Health;
 use crate::secret::Secret;
 use crate::{Error, Result};
 
@@ -77,37 +76,19 @@ impl Registry {
         };
         Ok(Self { fetcher: Fetcher::new(repository, &config.http, Way::Direct, commons)? })
     }
-
-    /// From now on `auth`, base64 of `user:password`, is who we are. `None`: who `docker_config` says we are.
-    pub fn exchange_auth(&self, auth: Option<Secret>) {
-        self.fetcher.server().auth.exchange(auth);
-    }
-
-    /// What is known of each endpoint, in the order they are preferred.
-    pub fn health(&self) -> Vec<Health> {
-        self.fetcher.health()
-    }
 }
 
-impl Backend for Registry {
-    fn read<'a>(
-        &'a self,
-        blob: &'a BlobId,
-        offset: u64,
-        len: u64,
-        request: Request,
-    ) -> BoxFuture<'a, Result<Bytes>> {
-        Box::pin(self.fetcher.read(blob, offset, len, request))
-    }
+impl Remote for Registry {
+    type Server = Repository;
 
-    fn size<'a>(&'a self, blob: &'a BlobId, request: Request) -> BoxFuture<'a, Result<u64>> {
-        Box::pin(self.fetcher.size(blob, request))
+    fn fetcher(&self) -> &Fetcher<Repository> {
+        &self.fetcher
     }
 }
 
 /// The repository as a server of ranges.
 #[derive(Debug)]
-struct Repository {
+pub(crate) struct Repository {
     place: String,
     base: Url,
     rules: Rules,
@@ -145,6 +126,14 @@ impl Server for Repository {
 
     fn name(&self, blob: &BlobId) -> String {
         format!("{}: blob sha256:{blob}", self.place)
+    }
+
+    fn place(&self) -> &str {
+        &self.place
+    }
+
+    fn exchange_auth(&self, auth: Secret) -> Result<()> {
+        self.auth.exchange(auth).map_err(|detail| Error::invalid("registry_auth", detail))
     }
 }
 

@@ -1,16 +1,12 @@
 //! Blobs in a bucket of S3, or of a server that speaks its language.
 
-use bytes::Bytes;
-
 use super::bucket::Bucket;
-use super::{Backend, BoxFuture, Request};
+use super::remote::Remote;
 use crate::Result;
-use crate::blob::BlobId;
 use crate::http::client::Way;
 use crate::http::fetch::Fetcher;
 use crate::http::signing::{Key, Signer};
 use crate::http::{Commons, HttpOptions, Scheme};
-use crate::policy::endpoint::Health;
 use crate::secret::Secret;
 
 pub use super::bucket::Addressing;
@@ -60,25 +56,12 @@ impl S3 {
         let bucket = Bucket::new("s3", place, &config.bucket_name, &config.object_prefix, signer)?;
         Ok(Self { fetcher: Fetcher::new(bucket, &config.http, Way::Direct, commons)? })
     }
-
-    /// What is known of each endpoint, in the order they are preferred.
-    pub fn health(&self) -> Vec<Health> {
-        self.fetcher.health()
-    }
 }
 
-impl Backend for S3 {
-    fn read<'a>(
-        &'a self,
-        blob: &'a BlobId,
-        offset: u64,
-        len: u64,
-        request: Request,
-    ) -> BoxFuture<'a, Result<Bytes>> {
-        Box::pin(self.fetcher.read(blob, offset, len, request))
-    }
+impl Remote for S3 {
+    type Server = Bucket;
 
-    fn size<'a>(&'a self, blob: &'a BlobId, request: Request) -> BoxFuture<'a, Result<u64>> {
-        Box::pin(self.fetcher.size(blob, request))
+    fn fetcher(&self) -> &Fetcher<Bucket> {
+        &self.fetcher
     }
 }

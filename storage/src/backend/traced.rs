@@ -6,9 +6,11 @@ use bytes::Bytes;
 use tracing::field::Empty;
 use tracing::{Span, info_span};
 
-use super::{Backend, BoxFuture, Request};
+use super::{Backend, BoxFuture, Priority, Request};
 use crate::Result;
 use crate::blob::BlobId;
+use crate::http::EndpointStatus;
+use crate::secret::Secret;
 use crate::trace::{self, Step, TARGET};
 
 /// A backend, told of in traces.
@@ -25,7 +27,7 @@ impl Traced {
         Self { inner, kind }
     }
 
-    fn span(&self, blob: &BlobId, priority: super::Priority) -> Span {
+    fn span(&self, blob: &BlobId, priority: Priority) -> Span {
         info_span!(
             target: TARGET, "fetch", nydus.blob = %blob, nydus.backend = self.kind, nydus.priority = priority.name(),
             nydus.offset = Empty, nydus.len = Empty, nydus.source = Empty, nydus.retries = Empty,
@@ -33,7 +35,7 @@ impl Traced {
         )
     }
 
-    async fn step<T>(mut step: Step, work: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn tell<T>(mut step: Step, work: impl Future<Output = Result<T>>) -> Result<T> {
         let result = step.cover(work).await;
         if let Err(error) = &result {
             trace::failed(step.span(), error.name(), error);
@@ -57,14 +59,22 @@ impl Backend for Traced {
                 span.record("nydus.len", len);
                 span
             });
-            Self::step(step, self.inner.read(blob, offset, len, request)).await
+            Self::tell(step, self.inner.read(blob, offset, len, request)).await
         })
     }
 
     fn size<'a>(&'a self, blob: &'a BlobId, request: Request) -> BoxFuture<'a, Result<u64>> {
         Box::pin(async move {
             let step = Step::within(|| self.span(blob, request.priority));
-            Self::step(step, self.inner.size(blob, request)).await
+            Self::tell(step, self.inner.size(blob, request)).await
         })
+    }
+
+    fn endpoints(&self) -> Vec<EndpointStatus> {
+        self.inner.endpoints()
+    }
+
+    fn exchange_auth(&self, auth: Secret) -> Result<()> {
+        self.inner.exchange_auth(auth)
     }
 }

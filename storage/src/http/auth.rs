@@ -53,9 +53,9 @@ impl Auth {
         Self { credentials, tokens, client, initial: Mutex::new(initial), asked: Mutex::default() }
     }
 
-    /// From now on `auth` is who we are.
-    pub(crate) fn exchange(&self, auth: Option<Secret>) {
-        self.credentials.exchange(auth);
+    /// From now on `auth` is who we are. The error says what it is instead of base64 of `user:password`, and nothing of it.
+    pub(crate) fn exchange(&self, auth: Secret) -> Result<(), &'static str> {
+        self.credentials.exchange(auth)
     }
 
     /// Sends `call` to `route`; if the answer is 401, once more with what it asks for. Also says what the last request

@@ -18,6 +18,7 @@ use super::connect::ConnectSpans;
 use super::failure::Failure;
 use super::options::HttpOptions;
 use super::part::Part;
+use crate::metrics::Counter;
 use crate::secret::Secret;
 use crate::trace::{self, Step, TARGET};
 use crate::{Error, Result};
@@ -77,10 +78,12 @@ pub(crate) struct Call {
     pub form: Option<Vec<(&'static str, String)>>,
     /// The address was named by somebody else than our configuration: headers that may hold secrets stay here.
     pub is_foreign: bool,
-    /// What the range it asks for was asked with so far.
-    pub sends: Sends,
     /// When its answer becomes useless.
     pub deadline: Instant,
+    /// What the range it asks for was asked with so far.
+    pub sends: Sends,
+    /// Counts the bytes of its answer.
+    pub received: Arc<Counter>,
 }
 
 impl Call {
@@ -91,8 +94,9 @@ impl Call {
             headers: HeaderMap::new(),
             form: None,
             is_foreign: false,
-            sends: Sends::default(),
             deadline,
+            sends: Sends::default(),
+            received: Arc::default(),
         }
     }
 
@@ -136,6 +140,8 @@ impl Sends {
 pub(crate) struct Answer {
     response: reqwest::Response,
     patience: Patience,
+    /// Bytes of the body, as they come.
+    received: Arc<Counter>,
     /// Of the request, until its last byte has come.
     step: Step,
 }
@@ -244,7 +250,7 @@ impl Client {
         if status.is_client_error() || status.is_server_error() {
             trace::failed(span, status.as_str(), status);
         }
-        Ok(Answer { response, patience: Patience { limit, ..head }, step })
+        Ok(Answer { response, patience: Patience { limit, ..head }, received: call.received, step })
     }
 
     fn connections(&self) -> reqwest::Client {
@@ -337,7 +343,9 @@ impl Answer {
         let chunk = self.patience.wait("the body stood still", self.response.chunk());
         let chunk = self.step.cover(chunk).await;
         let chunk = chunk.and_then(|chunk| chunk.map_err(Failure::of_library));
-        chunk.inspect_err(|failure| trace::failed(self.step.span(), failure.name(), failure))
+        let chunk = chunk.inspect_err(|failure| trace::failed(self.step.span(), failure.name(), failure))?;
+        self.received.add(chunk.as_ref().map_or(0, |bytes| bytes.len() as u64));
+        Ok(chunk)
     }
 
     /// The body, if it is not longer than `limit`.

@@ -70,9 +70,11 @@ impl Credentials {
         Self { host, given: Mutex::new(auth), docker_config, found: Mutex::new(None) }
     }
 
-    /// From now on `auth` is who we are; `None`: again what Docker's configuration says.
-    pub(crate) fn exchange(&self, auth: Option<Secret>) {
-        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = auth;
+    /// From now on `auth` is who we are, unless it is not what [`Credential::from_auth`] takes.
+    pub(crate) fn exchange(&self, auth: Secret) -> Result<(), &'static str> {
+        Credential::from_auth(&auth)?;
+        *self.given.lock().unwrap_or_else(PoisonError::into_inner) = Some(auth);
+        Ok(())
     }
 
     /// Who we are now.

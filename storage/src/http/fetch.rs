@@ -23,11 +23,13 @@ use super::options::HttpOptions;
 use super::part::Part;
 use super::route::{self, Route};
 use super::traffic::{NoRoom, Room, Traffic};
+use super::watch::{EndpointStatus, Reason, Watch};
 use crate::backend::{BoxFuture, MAX_READ, Priority, Request};
 use crate::blob::BlobId;
 use crate::policy::budget::Rate;
-use crate::policy::endpoint::{Decision, EndpointIndex, Endpoints, Health, Outcome, Ticket, Waiting};
+use crate::policy::endpoint::{Decision, EndpointIndex, Endpoints, Outcome, Ticket, Waiting};
 use crate::policy::retry::Tries;
+use crate::secret::Secret;
 use crate::trace::{self, Step, TARGET};
 use crate::{Error, Result};
 
@@ -48,6 +50,14 @@ pub(crate) trait Server: Send + Sync + std::fmt::Debug + 'static {
 
     /// The object, for errors.
     fn name(&self, blob: &BlobId) -> String;
+
+    /// Where objects are, for metrics and logs.
+    fn place(&self) -> &str;
+
+    /// As [`crate::backend::Backend::exchange_auth`].
+    fn exchange_auth(&self, _auth: Secret) -> Result<()> {
+        Err(Error::invalid("registry_auth", format!("only a registry takes it, not {}", self.place())))
+    }
 }
 
 /// Reads ranges of blobs from one kind of server.
@@ -72,7 +82,7 @@ struct Shared<S> {
 impl<S: Server> Fetcher<S> {
     /// Sends nothing yet. `origin` is how the origin is reached.
     pub(crate) fn new(server: S, options: &HttpOptions, origin: Way, commons: &Commons) -> Result<Self> {
-        let routes = route::routes(options, origin)?;
+        let routes = route::routes(options, origin, server.place())?;
         let settings: Vec<_> = routes.iter().map(Route::settings).collect();
         // Any number that differs between backends.
         let seed = RandomState::new().build_hasher().finish();
@@ -92,9 +102,10 @@ impl<S: Server> Fetcher<S> {
         &self.shared.server
     }
 
-    /// What is known of each endpoint, in the order they are preferred.
-    pub(crate) fn health(&self) -> Vec<Health> {
-        self.shared.lock().health(Instant::now()).collect()
+    /// As [`crate::backend::Backend::endpoints`].
+    pub(crate) fn endpoints(&self) -> Vec<EndpointStatus> {
+        let health: Vec<_> = self.shared.lock().health(Instant::now()).collect();
+        self.shared.routes.iter().zip(health).map(|(route, health)| route.watch.status(health)).collect()
     }
 
     /// As [`crate::backend::Backend::read`].
@@ -148,6 +159,10 @@ impl<S> Shared<S> {
     fn lock(&self) -> MutexGuard<'_, Endpoints> {
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn watch(&self, endpoint: EndpointIndex) -> Option<&Watch> {
+        self.routes.get(endpoint.0).map(|route| &*route.watch)
+    }
 }
 
 impl<S: Server> Shared<S> {
@@ -182,9 +197,16 @@ impl<S> Held<S> {
                 None => return,
             },
         };
-        if let Some(ticket) = self.ticket.take()
-            && self.shared.lock().report(Instant::now(), ticket, tries, outcome)
-        {
+        let Some(ticket) = self.ticket.take() else { return };
+        let (now, index) = (Instant::now(), ticket.endpoint());
+        let mut endpoints = self.shared.lock();
+        let ask_again = endpoints.report(now, ticket, tries, outcome);
+        // Under the lock, so that what is told of an endpoint is told in order. A log line waits for nobody.
+        if let (Some(watch), Some(health)) = (self.shared.watch(index), endpoints.health_of(now, index)) {
+            watch.ended(now, &health, result);
+        }
+        drop(endpoints);
+        if ask_again {
             self.shared.wake.notify_waiters();
         }
     }
@@ -192,9 +214,11 @@ impl<S> Held<S> {
 
 impl<S> Drop for Held<S> {
     fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take()
-            && self.shared.lock().abandon(ticket)
-        {
+        let Some(ticket) = self.ticket.take() else { return };
+        if let Some(watch) = self.shared.watch(ticket.endpoint()) {
+            watch.abandoned();
+        }
+        if self.shared.lock().abandon(ticket) {
             self.shared.wake.notify_waiters();
         }
     }
@@ -259,7 +283,7 @@ impl<S: Server> Read<'_, S> {
                 match decision {
                     Decision::Send(ticket) => {
                         hedge = ticket.hedge_at().filter(|_| !is_hedge);
-                        running.push(self.send(ticket, room));
+                        running.push(self.send(ticket, room, is_hedge));
                         continue;
                     }
                     // The one that is under way may still answer.
@@ -311,13 +335,22 @@ impl<S: Server> Read<'_, S> {
     }
 
     /// The request of a ticket. It owns all it needs: one that is overtaken goes on without us.
-    fn send(&mut self, ticket: Ticket, room: Option<Room>) -> BoxFuture<'static, Ended<S>> {
+    fn send(&mut self, ticket: Ticket, room: Option<Room>, is_hedge: bool) -> BoxFuture<'static, Ended<S>> {
         let endpoint = ticket.endpoint();
         let needs_new_connection = ticket.needs_new_connection();
+        let reason = match (is_hedge, &self.last) {
+            (true, _) => Reason::Hedge,
+            (false, Some(_)) => Reason::Retry,
+            (false, None) => Reason::First,
+        };
+        if let Some(watch) = self.shared.watch(endpoint) {
+            watch.sent(reason);
+        }
         self.sent += 1;
         let mut step = Step::within(|| {
             info_span!(
-                target: TARGET, "attempt", nydus.attempt = self.sent, nydus.source = self.source(endpoint),
+                target: TARGET, "attempt", nydus.attempt = self.sent, nydus.reason = reason.name(),
+                nydus.source = self.source(endpoint),
                 nydus.breaker = ticket.phase().name(), nydus.overtaken = Empty, error.type = Empty,
                 otel.status_description = Empty,
             )

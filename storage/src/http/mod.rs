@@ -10,6 +10,7 @@
 //! | `traffic` | how much the whole process has under way |
 //! | `part` | the bytes of a range, and whether an answer is one |
 //! | `failure` | why a try failed, and what that means for the next |
+//! | `watch` | what happens at an endpoint, counted and told |
 //! | `redirect` | where redirects may lead |
 //! | `signing` | the signatures of object stores |
 //! | `auth`, `challenge`, `tokens`, `credentials`, `docker_config` | who we are to a registry |
@@ -32,13 +33,16 @@ pub(crate) mod route;
 pub(crate) mod signing;
 pub(crate) mod tokens;
 pub(crate) mod traffic;
+pub(crate) mod watch;
 
 use std::sync::{Arc, Mutex};
 
 use crate::policy::budget::Rate;
 
 pub use options::{HttpOptions, Mirror, Proxy, Scheme};
+pub use tokens::TokenFetches;
 pub use traffic::Load;
+pub use watch::{EndpointStatus, TryOutcome};
 
 /// Requests a second that go past a proxy that is well.
 const BYPASS_PER_SECOND: f64 = 1.0;
@@ -65,6 +69,11 @@ impl Commons {
     /// What is under way now, in all backends together.
     pub fn load(&self) -> Load {
         self.traffic.load()
+    }
+
+    /// How often token services were asked so far.
+    pub fn token_fetches(&self) -> TokenFetches {
+        self.tokens.fetches()
     }
 }
 

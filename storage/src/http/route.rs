@@ -9,6 +9,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use super::client::{Answer, Call, Client, Way, header};
 use super::failure::Failure;
 use super::options::{HttpOptions, Mirror, Proxy};
+use super::watch::Watch;
 use crate::backend::Priority;
 use crate::policy::endpoint::{EndpointSettings, Role};
 use crate::secret::Secret;
@@ -28,8 +29,9 @@ pub(crate) struct Route {
     /// Its place in the list.
     pub index: usize,
     pub role: Role,
-    /// For errors and logs: `mirror http://…`, `proxy http://…`, empty for the origin.
+    /// For errors: `mirror http://…`, `proxy http://…`, empty for the origin.
     name: String,
+    pub watch: Arc<Watch>,
     client: Arc<Client>,
     /// Replaces scheme, host and port of the origin's address.
     base: Option<Url>,
@@ -61,8 +63,9 @@ impl Ping {
     }
 }
 
-/// The endpoints of `options` in the order in which they are preferred. `origin` is how the origin is reached.
-pub(crate) fn routes(options: &HttpOptions, origin: Way) -> Result<Vec<Route>> {
+/// The endpoints of `options` in the order in which they are preferred. `origin` is how the origin is reached, `place` its
+/// name.
+pub(crate) fn routes(options: &HttpOptions, origin: Way, place: &str) -> Result<Vec<Route>> {
     let direct = Arc::new(Client::new(options, Way::Direct)?);
     let origin = match origin {
         Way::Direct => direct.clone(),
@@ -76,7 +79,8 @@ pub(crate) fn routes(options: &HttpOptions, origin: Way) -> Result<Vec<Route>> {
         routes.push(Route::proxy(proxy, options, direct)?);
     }
     if options.proxy.as_ref().is_none_or(|proxy| proxy.fallback) {
-        routes.push(Route::new(Role::Origin, String::new(), origin));
+        let watch = Watch::new(place.to_owned(), Role::Origin);
+        routes.push(Route { watch: Arc::new(watch), ..Route::new(Role::Origin, String::new(), origin) });
     }
     for (index, route) in routes.iter_mut().enumerate() {
         route.index = index;
@@ -86,10 +90,12 @@ pub(crate) fn routes(options: &HttpOptions, origin: Way) -> Result<Vec<Route>> {
 
 impl Route {
     fn new(role: Role, name: String, client: Arc<Client>) -> Self {
+        let watch = Arc::new(Watch::new(name.clone(), role));
         Self {
             index: 0,
             role,
             name,
+            watch,
             client,
             base: None,
             headers: HeaderMap::new(),
@@ -173,6 +179,7 @@ impl Route {
                 let _ = call.url.set_scheme("http");
             }
         }
+        call.received = self.watch.request();
         self.client.send(call).await
     }
 
@@ -206,9 +213,10 @@ impl Route {
         *last = Some(now);
         let (url, role, headers, client) =
             (ping.url.clone(), self.role, self.headers.clone(), ping.client.clone());
-        let deadline = now + ping.limit;
+        let (deadline, watch) = (now + ping.limit, self.watch.clone());
         Some(async move {
             let mut call = Call::get(url, deadline);
+            call.received = watch.request();
             if role == Role::Mirror {
                 call.headers = headers;
             }

@@ -49,6 +49,18 @@ pub(crate) struct Tokens {
     entries: Mutex<HashMap<(Grant, Identity), Arc<Entry>>>,
     /// Services that want to be asked with GET, by realm.
     get_only: Mutex<HashSet<Url>>,
+    fetches: Mutex<TokenFetches>,
+}
+
+/// How often token services were asked for a token, by what came of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenFetches {
+    /// They gave one.
+    pub given: u64,
+    /// They turned the credential down.
+    pub denied: u64,
+    /// There was no answer, or one that brings nothing.
+    pub failed: u64,
 }
 
 /// The token of one key.
@@ -202,8 +214,32 @@ impl Tokens {
         tokio::spawn(renewal.instrument(span));
     }
 
-    /// Asks the token service: with POST, and if it does not like that, with GET from then on.
+    /// How often services were asked.
+    pub(crate) fn fetches(&self) -> TokenFetches {
+        *lock(&self.fetches)
+    }
+
+    /// Asks the token service, and counts that.
     async fn fetch(
+        &self,
+        client: &Client,
+        grant: &Grant,
+        credential: &Credential,
+        deadline: Instant,
+    ) -> Result<(Secret, Duration), Failure> {
+        let fetched = self.ask(client, grant, credential, deadline).await;
+        let mut fetches = lock(&self.fetches);
+        match &fetched {
+            Ok(_) => fetches.given += 1,
+            Err(Failure::Final(_)) => fetches.denied += 1,
+            Err(_) => fetches.failed += 1,
+        }
+        drop(fetches);
+        fetched
+    }
+
+    /// With POST, and if the service does not like that, with GET from then on.
+    async fn ask(
         &self,
         client: &Client,
         grant: &Grant,

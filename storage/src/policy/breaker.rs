@@ -58,7 +58,10 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// Its name in metrics, logs and traces.
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Closed, Self::Suspect, Self::Open, Self::HalfOpen];
+
+    /// Its name in metrics and traces.
     pub fn name(self) -> &'static str {
         match self {
             Self::Closed => "closed",

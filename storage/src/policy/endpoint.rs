@@ -189,6 +189,8 @@ pub struct Health {
     pub in_flight: u32,
     /// Requests allowed at once.
     pub limit: u32,
+    /// Requests that wait for others to end.
+    pub waiting: u32,
 }
 
 #[derive(Debug)]
@@ -206,6 +208,19 @@ struct Endpoint {
 impl Endpoint {
     fn paused(&self, now: Instant) -> Option<Instant> {
         self.paused.filter(|paused| *paused > now)
+    }
+
+    fn health(&self, now: Instant) -> Health {
+        Health {
+            phase: self.breaker.phase(),
+            open_since: self.breaker.open_since(),
+            openings: self.breaker.openings(),
+            paused_until: self.paused(now),
+            pings: self.pings,
+            in_flight: self.limit.in_flight(),
+            limit: self.limit.limit(),
+            waiting: self.line.len(),
+        }
     }
 
     /// Would be sent a request like any other.
@@ -341,15 +356,12 @@ impl Endpoints {
 
     /// What is known of each endpoint, in order.
     pub fn health(&self, now: Instant) -> impl Iterator<Item = Health> {
-        self.endpoints.iter().map(move |endpoint| Health {
-            phase: endpoint.breaker.phase(),
-            open_since: endpoint.breaker.open_since(),
-            openings: endpoint.breaker.openings(),
-            paused_until: endpoint.paused(now),
-            pings: endpoint.pings,
-            in_flight: endpoint.limit.in_flight(),
-            limit: endpoint.limit.limit(),
-        })
+        self.endpoints.iter().map(move |endpoint| endpoint.health(now))
+    }
+
+    /// What is known of one endpoint.
+    pub fn health_of(&self, now: Instant, endpoint: EndpointIndex) -> Option<Health> {
+        self.endpoints.get(endpoint.0).map(|endpoint| endpoint.health(now))
     }
 
     /// The endpoints that may ever serve the request, the best first.

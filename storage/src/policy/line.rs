@@ -44,6 +44,12 @@ impl Line {
         readers + ahead < room as usize
     }
 
+    /// How many stand in line.
+    pub(super) fn len(&self) -> u32 {
+        let count = present(&self.on_demand).count() + present(&self.prefetch).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
     fn of(&mut self, priority: Priority) -> &mut VecDeque<Weak<()>> {
         match priority {
             Priority::OnDemand => &mut self.on_demand,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helper functions too")]
 
 mod buckets;
+mod counts;
 mod double;
 mod proxies;
 mod range;

@@ -249,7 +249,11 @@ async fn abandoned_reads_give_their_place_back() {
             () = started => {}
         }
     }
-    assert!(registry.health().iter().all(|endpoint| endpoint.in_flight == 0), "{:?}", registry.health());
+    assert!(
+        registry.endpoints().iter().all(|endpoint| endpoint.health.in_flight == 0),
+        "{:?}",
+        registry.endpoints()
+    );
     read(&registry, 0, 10).await.unwrap();
 }
 

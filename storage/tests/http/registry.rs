@@ -200,7 +200,7 @@ async fn wrong_credentials_are_one_clear_error() {
     // POST, and GET for services that know only that.
     assert_eq!(double.service.seen().len(), 2);
     // Nothing of it is kept: with the right password the next read succeeds.
-    registry.exchange_auth(Some(auth("u", "p")));
+    registry.exchange_auth(auth("u", "p")).unwrap();
     read(&registry, 0, 1).await.unwrap();
 }
 

@@ -65,7 +65,7 @@ async fn a_read_is_told_from_its_retries_to_its_connections() {
     assert_eq!(fetch.name, "fetch");
     for (field, value) in [
         ("nydus.backend", "registry"),
-        ("nydus.priority", "on-demand"),
+        ("nydus.priority", "on_demand"),
         ("nydus.offset", "0"),
         ("nydus.len", "10"),
         ("nydus.source", "origin"),
@@ -166,6 +166,7 @@ async fn a_request_that_is_overtaken_ends_in_the_trace_and_not_for_the_policy() 
         (trial.field("nydus.source"), trial.field("nydus.breaker")),
         (Some("mirror"), Some("suspect"))
     );
+    assert_eq!(hedge.field("nydus.reason"), Some("hedge"));
     assert_eq!((trial.field("nydus.overtaken"), hedge.field("nydus.overtaken")), (Some("true"), None));
     // It was waited for until the other one had answered.
     assert!(trial.left >= hedge.left, "{trial:?} {hedge:?}");
@@ -229,7 +230,7 @@ async fn a_read_that_is_given_up_says_what_it_was_waiting_for() {
     assert!(given_up.is_err());
     recorder.check(&recorder.named("read")[0], GAPS);
     let request = &recorder.named("request")[0];
-    assert_eq!(request.field("error.type"), Some("cancelled"), "{request:?}");
+    assert_eq!(request.field("error.type"), Some("abandoned"), "{request:?}");
     assert!(request.left.unwrap() - request.began >= Duration::from_millis(180), "{request:?}");
 }
 

@@ -67,6 +67,7 @@ impl Traces {
         tracing_opentelemetry::layer()
             .with_tracer(self.0.tracer("nydusd"))
             .with_location(false)
+            .with_target(false)
             .with_threads(false)
             .with_tracked_inactivity(false)
             // Nobody here asks OpenTelemetry which span is the current one.

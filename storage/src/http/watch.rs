@@ -1,0 +1,259 @@
+//! What happens at one endpoint: counted for metrics, and told in the log when its breaker turns.
+//!
+//! Invariant: an outage is one line when it begins, one a minute while somebody asks for what cannot be had, and one when
+//! it is over, however many requests fail meanwhile; no name and no line holds a secret.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::failure::Failure;
+use crate::Error;
+use crate::metrics::Counter;
+use crate::policy::breaker::Phase;
+use crate::policy::endpoint::{Health, Role};
+
+/// An outage that lasts is told of again after so long.
+const REMINDER: Duration = Duration::from_secs(60);
+
+/// How a try ended: one request of a read to one endpoint, with all that it led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TryOutcome {
+    /// The bytes came.
+    Success,
+    /// No connection.
+    Connect,
+    /// The connection broke.
+    Broken,
+    /// The connection stood still.
+    Silent,
+    /// The server cannot prove who it is, or led to no address.
+    Untrusted,
+    /// 5xx.
+    ServerError,
+    /// 429.
+    Throttled,
+    /// The blob is not there.
+    NotFound,
+    /// The blob may not be read.
+    Denied,
+    /// The answer was not the range that was asked for.
+    WrongAnswer,
+    /// Another answer that brings nothing.
+    Refused,
+    /// Nobody waited for it any more, or the deadline came.
+    Abandoned,
+}
+
+impl TryOutcome {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 12] = [
+        Self::Success,
+        Self::Connect,
+        Self::Broken,
+        Self::Silent,
+        Self::Untrusted,
+        Self::ServerError,
+        Self::Throttled,
+        Self::NotFound,
+        Self::Denied,
+        Self::WrongAnswer,
+        Self::Refused,
+        Self::Abandoned,
+    ];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Connect => "connect",
+            Self::Broken => "broken",
+            Self::Silent => "silent",
+            Self::Untrusted => "untrusted",
+            Self::ServerError => "server_error",
+            Self::Throttled => "throttled",
+            Self::NotFound => "not_found",
+            Self::Denied => "denied",
+            Self::WrongAnswer => "wrong_answer",
+            Self::Refused => "refused",
+            Self::Abandoned => "abandoned",
+        }
+    }
+
+    fn of(result: &Result<(), Failure>) -> Self {
+        match result {
+            Ok(()) => Self::Success,
+            Err(Failure::Connect(_)) => Self::Connect,
+            Err(Failure::Broken(_)) => Self::Broken,
+            Err(Failure::Silent(_)) => Self::Silent,
+            Err(Failure::Unusable(_)) => Self::Untrusted,
+            Err(Failure::Server { .. }) => Self::ServerError,
+            Err(Failure::Throttled { .. }) => Self::Throttled,
+            Err(Failure::Refused(error) | Failure::Final(error)) => match error {
+                Error::NotFound { .. } => Self::NotFound,
+                Error::Denied { .. } => Self::Denied,
+                Error::Corrupt { .. } => Self::WrongAnswer,
+                _ => Self::Refused,
+            },
+            Err(Failure::Late) => Self::Abandoned,
+        }
+    }
+}
+
+/// An endpoint of a backend, and how it is.
+#[derive(Clone, Debug)]
+pub struct EndpointStatus {
+    /// As errors and log lines call it: the place of the origin, `mirror ADDRESS` or `proxy ADDRESS`.
+    pub name: String,
+    /// What it is.
+    pub role: Role,
+    /// Its breaker, and what it is asked to do.
+    pub health: Health,
+    /// Tries that ended, by [`TryOutcome`].
+    pub tries: [u64; TryOutcome::ALL.len()],
+    /// Tries after one of the same read that had failed, there or elsewhere.
+    pub retries: u64,
+    /// Tries beside one of the same read that had said nothing yet.
+    pub hedges: u64,
+    /// HTTP requests: what tries consist of, where they were led to, and health checks.
+    pub requests: u64,
+    /// Bytes of bodies that came, those of failed tries and of errors included.
+    pub received_bytes: u64,
+}
+
+/// Why a try is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// It is the first of its read.
+    First,
+    /// One before has failed.
+    Retry,
+    /// One before has said nothing yet.
+    Hedge,
+}
+
+impl Reason {
+    /// Its name in traces.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Retry => "retry",
+            Self::Hedge => "hedge",
+        }
+    }
+}
+
+/// Watches one endpoint.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    name: String,
+    role: Role,
+    tries: [Counter; TryOutcome::ALL.len()],
+    retries: Counter,
+    hedges: Counter,
+    requests: Counter,
+    received: Arc<Counter>,
+    outage: Mutex<Option<Outage>>,
+}
+
+/// An outage that was told of.
+#[derive(Clone, Copy, Debug)]
+struct Outage {
+    since: Instant,
+    told: Instant,
+}
+
+impl Watch {
+    /// Nothing has happened yet at the endpoint of this name.
+    pub(crate) fn new(name: String, role: Role) -> Self {
+        Self {
+            name,
+            role,
+            tries: Default::default(),
+            retries: Counter::default(),
+            hedges: Counter::default(),
+            requests: Counter::default(),
+            received: Arc::default(),
+            outage: Mutex::default(),
+        }
+    }
+
+    /// A try is sent.
+    pub(crate) fn sent(&self, reason: Reason) {
+        match reason {
+            Reason::First => {}
+            Reason::Retry => self.retries.increment(),
+            Reason::Hedge => self.hedges.increment(),
+        }
+    }
+
+    /// An HTTP request is sent; what is returned counts the bytes of its answer.
+    pub(crate) fn request(&self) -> Arc<Counter> {
+        self.requests.increment();
+        self.received.clone()
+    }
+
+    /// A try has ended, and the endpoint's health is now `health`. The calls for an endpoint come in the order in which
+    /// its health changed.
+    pub(crate) fn ended(&self, now: Instant, health: &Health, result: &Result<(), Failure>) {
+        self.tries[TryOutcome::of(result) as usize].increment();
+        let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&mut *outage, health.open_since) {
+            (None, Some(since)) => {
+                *outage = Some(Outage { since, told: now });
+                let failure = result.as_ref().err().map(tracing::field::display);
+                tracing::warn!(
+                    endpoint = self.name,
+                    failure,
+                    openings = health.openings,
+                    "circuit breaker open: the endpoint is left alone, but for trials"
+                );
+            }
+            (Some(lasting), Some(_)) if now.saturating_duration_since(lasting.told) >= REMINDER => {
+                lasting.told = now;
+                let failure = result.as_ref().err().map(tracing::field::display);
+                tracing::warn!(
+                    endpoint = self.name,
+                    failure,
+                    open_seconds = seconds(lasting.since, now),
+                    "circuit breaker still open"
+                );
+            }
+            (Some(over), None) if health.phase == Phase::Closed => {
+                tracing::info!(
+                    endpoint = self.name,
+                    open_seconds = seconds(over.since, now),
+                    "circuit breaker closed: the endpoint answers again"
+                );
+                *outage = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// A try was given up, or cut off by its deadline before that said anything.
+    pub(crate) fn abandoned(&self) {
+        self.tries[TryOutcome::Abandoned as usize].increment();
+    }
+
+    /// All that was counted, beside what the policy knows.
+    pub(crate) fn status(&self, health: Health) -> EndpointStatus {
+        EndpointStatus {
+            name: self.name.clone(),
+            role: self.role,
+            health,
+            tries: std::array::from_fn(|outcome| self.tries[outcome].get()),
+            retries: self.retries.get(),
+            hedges: self.hedges.get(),
+            requests: self.requests.get(),
+            received_bytes: self.received.get(),
+        }
+    }
+}
+
+/// Seconds with one decimal.
+fn seconds(since: Instant, now: Instant) -> f64 {
+    (now.saturating_duration_since(since).as_secs_f64() * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests;
