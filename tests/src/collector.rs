@@ -1,6 +1,6 @@
 //! A collector of traces: takes OTLP over HTTP on a loopback port, and keeps what came.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,6 +9,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span as WireSpan;
 use prost::Message as _;
+
+use crate::span_names;
 
 /// The largest body that is taken.
 const MAX_BODY: usize = 16 << 20;
@@ -32,6 +34,8 @@ pub struct Span {
     pub attributes: BTreeMap<String, String>,
     /// True if it says that it failed.
     pub failed: bool,
+    /// True if it is a request to somebody else.
+    pub is_client: bool,
 }
 
 /// A running collector. It ends with the process.
@@ -67,9 +71,14 @@ impl Collector {
         format!("http://{}", self.address)
     }
 
-    /// The spans that came so far.
+    /// The spans that came so far. Panics if docs/observability.md does not list one of them.
     pub fn spans(&self) -> Vec<Span> {
-        self.received.lock().unwrap_or_else(PoisonError::into_inner).spans.clone()
+        let spans = self.received.lock().unwrap_or_else(PoisonError::into_inner).spans.clone();
+        let by_id: HashMap<&[u8], &Span> = spans.iter().map(|span| (&span.id[..], span)).collect();
+        for span in &spans {
+            span_names::check(span, by_id.get(&span.parent[..]).copied());
+        }
+        spans
     }
 
     /// The value of an attribute of the sender.
@@ -137,6 +146,7 @@ impl From<WireSpan> for Span {
                 .map(|pair| (pair.key, text(pair.value.and_then(|any| any.value))))
                 .collect(),
             failed: span.status.is_some_and(|status| status.code == 2),
+            is_client: span.kind == 3,
         }
     }
 }
@@ -145,6 +155,7 @@ fn text(value: Option<Value>) -> String {
     match value {
         Some(Value::StringValue(text)) => text,
         Some(Value::IntValue(number)) => number.to_string(),
+        Some(Value::BoolValue(truth)) => truth.to_string(),
         other => format!("{other:?}"),
     }
 }

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use reqwest::Url;
-use reqwest::header::RANGE;
 
 use super::remote::Remote;
 use super::{BoxFuture, Request};
@@ -86,8 +85,7 @@ impl Server for Files {
             if let Ok(mut segments) = address.path_segments_mut() {
                 segments.pop_if_empty().push(blob.as_str());
             }
-            let mut call = Call::get(route.address(&address), request.deadline);
-            call.headers.insert(RANGE, range.header());
+            let call = Call::range(route.address(&address), range, request.deadline);
             let answer = route.send(call, request.priority).await?;
             match answer.status().as_u16() {
                 200 | 206 | 416 => Ok(answer),

@@ -131,6 +131,17 @@ pub(crate) enum Reason {
     Hedge,
 }
 
+impl Reason {
+    /// Its name in traces.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Retry => "retry",
+            Self::Hedge => "hedge",
+        }
+    }
+}
+
 /// Watches one endpoint.
 #[derive(Debug)]
 pub(crate) struct Watch {

@@ -86,7 +86,7 @@ impl Authority {
     }
 }
 
-fn https(double: &Double, authority: Option<&Authority>) -> RegistryConfig {
+pub fn https(double: &Double, authority: Option<&Authority>) -> RegistryConfig {
     let mut config = RegistryConfig { scheme: Scheme::Https, ..config(double) };
     config.http.ca_cert_files = authority.iter().map(|authority| authority.file()).collect();
     config

@@ -58,6 +58,7 @@ fn record() -> Record {
             links: Vec::new(),
             attributes: [("k".to_owned(), "v".to_owned())].into(),
             failed: true,
+            is_client: false,
         }],
         secrets: vec!["hunter2".into()],
         daemons: [("main".to_owned(), Fate::Running)].into(),
