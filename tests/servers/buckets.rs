@@ -116,6 +116,27 @@ fn s3_over_tls() {
     assert!(nginx.requests("/").iter().all(|status| *status == 206));
 }
 
+#[test]
+fn s3_behind_a_mirror() {
+    require_mounts!();
+    require_tools!("nginx");
+    require_python!();
+    let (moto, image) = (Moto::start(), Image::named("v6-zstd"));
+    moto.put(&image);
+    moto.check_signatures();
+    let directives = format!("location / {{ proxy_set_header Host $http_host; proxy_pass {}; }}", moto.url());
+    let mirror = Nginx::start(None, &directives);
+    for form in [Form::V1, Form::V2Toml] {
+        let mut keys = moto.backend();
+        // The bucket itself is not to be had.
+        keys["endpoint"] = json!("s3.invalid");
+        keys["mirrors"] = json!([{ "host": format!("http://{}", mirror.addr()) }]);
+        check(&image, form, ("s3", keys), "a mirror of S3");
+    }
+    let statuses = mirror.requests("/images/");
+    assert!(!statuses.is_empty() && statuses.iter().all(|status| *status == 206), "{statuses:?}");
+}
+
 /// That the server checks what it is said to check.
 #[test]
 fn moto_refuses_whom_it_does_not_know() {

@@ -13,8 +13,9 @@ use nydus_tests::servers::moto::Moto;
 use nydus_tests::servers::signed_store::SignedStore;
 use nydus_tests::{require_mounts, require_python, require_tools};
 use reqwest::Method;
+use serde_json::json;
 
-use crate::mounting::{check, launch_file_by_file};
+use crate::mounting::{check, launch, launch_file_by_file};
 
 /// One image of each format.
 const FEW: [&str; 2] = ["v5-zstd-blake3", "v6-zstd"];
@@ -68,6 +69,27 @@ fn with_tokens_for_everybody() {
     require_mounts!();
     require_tools!("docker-registry");
     check_access(Access::AnonymousToken);
+}
+
+#[test]
+fn in_the_clear_where_any_certificate_would_do() {
+    require_mounts!();
+    require_tools!("docker-registry");
+    let registry = DockerRegistry::start(&Setup { access: Access::Password, ..Setup::default() });
+    let (image, scratch) = (Image::named("v6-zstd"), Scratch::new());
+    registry.push(&image);
+    let mut keys = registry.backend();
+    keys["scheme"] = json!("https");
+    let daemon = launch(&scratch, &image, Form::V1, ("registry", keys.clone())).start();
+    fs::read(daemon.mountpoint().join("exact1m")).unwrap_err();
+    daemon.unmount();
+    assert_eq!(registry.blob_requests(), Vec::<u16>::new(), "a password was sent in the clear unasked");
+    keys["skip_verify"] = json!(true);
+    let daemon = launch(&scratch, &image, Form::V1, ("registry", keys)).start();
+    image.manifest().assert_tree(daemon.mountpoint(), "a registry without TLS, and skip_verify");
+    let stderr = daemon.stderr();
+    daemon.unmount();
+    assert_eq!(stderr.matches(" WARN ").count(), 1, "{stderr}");
 }
 
 #[test]
