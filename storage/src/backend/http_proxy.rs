@@ -61,10 +61,16 @@ impl Remote for HttpProxy {
 }
 
 /// A directory of a server.
-#[derive(Debug)]
 pub(crate) struct Files {
     place: String,
     base: Url,
+}
+
+/// The address may hold a password.
+impl std::fmt::Debug for Files {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Files").field("place", &self.place).finish_non_exhaustive()
+    }
 }
 
 impl Server for Files {

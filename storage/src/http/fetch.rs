@@ -316,7 +316,10 @@ impl<S: Server> Read<'_, S> {
                         }
                         Err(failure) => {
                             tracing::debug!(blob = %self.blob, %failure, "a request failed");
-                            self.last = Some(failure);
+                            // That time is up says less than what went before.
+                            if !matches!(failure, Failure::Late) || self.last.is_none() {
+                                self.last = Some(failure);
+                            }
                         }
                     }
                 }
