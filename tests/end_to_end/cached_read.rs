@@ -2,27 +2,28 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::path::Path;
-use std::process::{Command, Output};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use nix::sys::signal::Signal;
 use nydus_tests::allocation::{CountingAllocator, count_of};
 use nydus_tests::collector::Collector;
-use nydus_tests::config::Config;
+use nydus_tests::config::{Config, with_key};
 use nydus_tests::daemon::Scratch;
 use nydus_tests::fixtures::Image;
 use nydus_tests::in_process::Opened;
-use nydus_tests::require_tools;
 use nydus_tests::telemetry::Telemetry;
+use nydus_tests::{readers, require_mounts, require_tools};
+use serde_json::json;
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// Reads cached data over and over.
-const PROGRAM: &str = env!("CARGO_BIN_EXE_cached-reads");
 /// More than one megabyte, in several chunks.
 const FILE: &str = "exact1m1";
 /// Bytes of one READ, as the kernel's readahead asks for them.
 const READ_BYTES: u64 = 128 << 10;
+/// How many READs two runs of the daemon answer.
+const COUNTS: (u64, u64) = (200, 1200);
 
 fn image() -> Image {
     Image::named("v6-zstd")
@@ -72,38 +73,44 @@ fn a_cached_read_makes_no_span_and_no_allocation() {
 
 #[test]
 fn a_cached_read_takes_no_more_instructions_with_traces_on() {
+    require_mounts!();
     require_tools!("valgrind");
     let (scratch, collector) = (Scratch::new(), Collector::start());
+    let config = Config::new(&image().blobs(), &scratch.cache()).to_value();
+    let tracing = json!({"endpoint": collector.endpoint(), "threshold_ms": 0});
+    let traced = with_key(&config, "tracing", tracing);
     // Fills the cache.
-    let filled = reads(&scratch, Command::new(PROGRAM), 1, None);
-    assert!(filled.status.success(), "{}", String::from_utf8_lossy(&filled.stderr));
-    let mut costs = Vec::new();
-    for collector in [None, Some(collector.endpoint())] {
-        // Twice as many reads: what both have in common does not count.
-        let [some, twice] = [500, 1000].map(|count| instructions(&scratch, count, collector.as_deref()));
-        assert!(some > 0 && twice > some, "{some} and {twice} instructions");
-        costs.push((twice - some) as f64 / 500.0);
-    }
-    let [off, on] = costs[..] else { unreachable!() };
-    println!("a cached read of 128 KiB: {off:.1} instructions without traces, {on:.1} with");
-    assert!(on <= off * 1.02, "{off:.1} instructions without traces, {on:.1} with");
+    let daemon = scratch.launch_text(&image().bootstrap(), &config.to_string()).start();
+    std::fs::read(daemon.mountpoint().join(FILE)).unwrap();
+    daemon.stop(Signal::SIGTERM);
+    let [off, on] = [config, traced].map(|config| {
+        // What both runs have in common, such as mounting, does not count.
+        let [some, more] =
+            [COUNTS.0, COUNTS.1].map(|count| instructions(&scratch, &config.to_string(), count));
+        assert!(some > 0 && more > some, "{some} and {more} instructions");
+        (more - some) as f64 / (COUNTS.1 - COUNTS.0) as f64
+    });
+    println!("a cached READ of 128 KiB: {off:.0} instructions without traces, {on:.0} with");
+    assert!(on <= off * 1.02, "{off:.0} instructions without traces, {on:.0} with");
+    let spans = collector.spans();
+    assert!(!spans.is_empty() && spans.iter().all(|span| span.name != "read"), "{spans:?}");
 }
 
-/// Instructions of `count` cached reads, as callgrind counts them.
-fn instructions(scratch: &Scratch, count: u64, collector: Option<&str>) -> u64 {
+/// Instructions of a daemon that mounts, answers `count` READs from its cache, and ends.
+fn instructions(scratch: &Scratch, config: &str, count: u64) -> u64 {
     let out = scratch.path("callgrind");
-    let mut command = Command::new("valgrind");
-    command.args(["--tool=callgrind", "--toggle-collect=*measured_reads*"]);
-    command.arg(format!("--callgrind-out-file={}", out.display())).arg(PROGRAM);
-    let output = reads(scratch, command, count, collector);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = std::fs::read_to_string(out).unwrap();
+    let counted = format!("--callgrind-out-file={}", out.display());
+    // Several workers race for each request: some instructions more or less.
+    let launch = scratch.launch_text(&image().bootstrap(), config).option("--thread-num", "1");
+    let daemon = launch.through(["valgrind", "--tool=callgrind", &counted]).start();
+    // Past the page cache, so that each one comes to the daemon.
+    let file = readers::open_direct(&daemon.mountpoint().join(FILE)).unwrap();
+    for number in 0..count {
+        readers::read_at(&file, number % 8 * READ_BYTES, READ_BYTES as usize).unwrap();
+    }
+    drop(file);
+    let stopped = daemon.stop(Signal::SIGTERM);
+    let text = std::fs::read_to_string(out).unwrap_or_else(|error| panic!("{error}: {}", stopped.stderr));
     let totals = text.lines().find_map(|line| line.strip_prefix("totals: "));
     totals.expect("totals").trim().parse().unwrap()
-}
-
-/// Runs the program that reads, or the one that watches it.
-fn reads(scratch: &Scratch, mut command: Command, count: u64, collector: Option<&str>) -> Output {
-    command.args([image().bootstrap(), image().blobs(), scratch.cache()]).args([FILE, &count.to_string()]);
-    command.args(collector).output().unwrap()
 }
