@@ -394,7 +394,7 @@ impl Inner {
                 Boarding::Opened(ticket, leader) => {
                     let (blob, record) = (Arc::clone(self), chunk.record);
                     let span = info_span!(
-                        target: TARGET, "cache", nydus.blob = %self.description.id, nydus.chunk = place.index,
+                        target: TARGET, "cache", nydus.blob = %self.description.id, nydus.chunk = trace::number(place.index),
                         nydus.source = "cache",
                     );
                     let lead = local::lead(blob, place, record, check, leader).instrument(span);
@@ -407,7 +407,7 @@ impl Inner {
 
     /// The wait for a flight that another reader opened; those that a reader opens itself tell what they do.
     fn joined(&self, index: u32) -> Span {
-        info_span!(target: TARGET, "wait", nydus.blob = %self.description.id, nydus.chunk = index)
+        info_span!(target: TARGET, "wait", nydus.blob = %self.description.id, nydus.chunk = trace::number(index))
     }
 
     /// Joins or opens the flights of missing chunks.

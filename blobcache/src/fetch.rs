@@ -509,7 +509,7 @@ async fn examine(
             }
         };
         drop(decoding);
-        let _verifying = info_span!(target: TARGET, parent: &parent, "verify", nydus.chunks = digests.len());
+        let _verifying = info_span!(target: TARGET, parent: &parent, "verify", nydus.chunks = trace::number(digests.len()));
         let judged = unit.members.iter().zip(digests).zip(decoded).map(|((chunk, digest), bytes)| {
             let digest = digest.filter(|_| verify);
             match check_chunk(description, chunk.index, digest, chunk.stored.crc32c, &bytes) {
@@ -534,7 +534,7 @@ async fn store(blob: &Arc<Inner>, flying: &Flying, keep: Vec<(Place, Option<Dige
         return;
     }
     let (owner, insist, offset) = (Arc::clone(blob), flying.insist, flying.unit.offset);
-    let writing = info_span!(target: TARGET, "write", nydus.chunks = keep.len());
+    let writing = info_span!(target: TARGET, "write", nydus.chunks = trace::number(keep.len()));
     let job = move || {
         let _writing = writing;
         let shelf = &owner.shelf;

@@ -254,7 +254,7 @@ impl Filesystem {
     pub async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Vec<u8>> {
         let span = tracing::info_span!(
             target: trace::TARGET, parent: None, "read",
-            nydus.inode = ino.0, nydus.offset = offset, nydus.len = len, nydus.waited_us = Empty,
+            nydus.inode = trace::number(ino.0), nydus.offset = trace::number(offset), nydus.len = trace::number(len), nydus.waited_us = Empty,
             nydus.interrupted = Empty, error.type = Empty, otel.status_description = Empty,
         );
         self.mounted.attach(&span);
@@ -324,7 +324,7 @@ impl Drop for Wait<'_> {
         if self.span.is_disabled() {
             return;
         }
-        self.span.record("nydus.waited_us", self.began.elapsed().as_micros() as u64);
+        self.span.record("nydus.waited_us", trace::number(self.began.elapsed().as_micros()));
         if !self.is_over {
             self.span.record("nydus.interrupted", true);
         }

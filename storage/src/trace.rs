@@ -48,6 +48,11 @@ pub fn failed(span: &Span, kind: &str, error: impl Display) {
     span.record("otel.status_description", text);
 }
 
+/// A number for a span. The bridge to OpenTelemetry takes unsigned ones for texts.
+pub fn number(value: impl TryInto<i64>) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
+}
+
 /// The span that `make` makes, as part of the one that is entered now; none if none is: whoever works on nobody's behalf
 /// begins no trace.
 pub fn within(make: impl FnOnce() -> Span) -> Span {

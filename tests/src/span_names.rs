@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-use crate::collector::Span;
+use crate::collector::{Span, Type};
 
 const PAGE: &str = include_str!("../../docs/observability.md");
 
@@ -17,8 +17,8 @@ static LISTED: LazyLock<Listed> = LazyLock::new(|| Listed::of(PAGE));
 struct Listed {
     /// By name: what a span is part of, and what may be told in it.
     spans: BTreeMap<&'static str, (BTreeSet<&'static str>, BTreeSet<&'static str>)>,
-    /// What is explained.
-    attributes: BTreeSet<&'static str>,
+    /// What is explained, and what kind of value it is.
+    attributes: BTreeMap<&'static str, Type>,
 }
 
 impl Listed {
@@ -30,7 +30,17 @@ impl Listed {
                 spans.insert(name, (quoted(parents), quoted(attributes)));
             }
         }
-        let attributes = rows(page, ATTRIBUTES).into_iter().flat_map(|row| quoted(row[0])).collect();
+        let mut attributes = BTreeMap::new();
+        for row in rows(page, ATTRIBUTES) {
+            let [names, kind, _] = row[..] else { panic!("a row of {ATTRIBUTES}: {row:?}") };
+            let kind = match kind {
+                "text" => Type::Text,
+                "number" => Type::Number,
+                "true" => Type::Truth,
+                other => panic!("a type of {ATTRIBUTES}: {other:?}"),
+            };
+            attributes.extend(quoted(names).into_iter().map(|name| (name, kind)));
+        }
         Self { spans, attributes }
     }
 }
@@ -53,10 +63,12 @@ pub fn check(span: &Span, parent: Option<&Span>) {
     let Some((parents, attributes)) = LISTED.spans.get(span.name.as_str()) else {
         panic!("docs/observability.md does not list the span {:?}", span.name);
     };
-    for name in span.attributes.keys() {
-        assert!(
-            attributes.contains(name.as_str()) && LISTED.attributes.contains(name.as_str()),
-            "docs/observability.md does not list or explain {name:?} of the span {:?}",
+    for (name, kind) in &span.types {
+        let listed = LISTED.attributes.get(name.as_str()).filter(|_| attributes.contains(name.as_str()));
+        assert_eq!(
+            listed,
+            Some(kind),
+            "what docs/observability.md says of the attribute {name:?} of the span {:?}",
             span.name
         );
     }

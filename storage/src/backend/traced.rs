@@ -55,8 +55,8 @@ impl Backend for Traced {
         Box::pin(async move {
             let step = Step::within(|| {
                 let span = self.span(blob, request.priority);
-                span.record("nydus.offset", offset);
-                span.record("nydus.len", len);
+                span.record("nydus.offset", trace::number(offset));
+                span.record("nydus.len", trace::number(len));
                 span
             });
             Self::tell(step, self.inner.read(blob, offset, len, request)).await

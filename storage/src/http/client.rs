@@ -123,7 +123,7 @@ impl Call {
         let span = info_span!(
             target: TARGET, "request", otel.name = self.method.as_str(), otel.kind = "client",
             http.request.method = self.method.as_str(), url.scheme = self.url.scheme(), url.path = Empty,
-            server.address = self.url.host_str(), server.port = self.url.port_or_known_default(),
+            server.address = self.url.host_str(), server.port = self.url.port_or_known_default().map(trace::number),
             http.request.resend_count = Empty, http.response.status_code = Empty, network.protocol.version = Empty,
             nydus.overtaken = Empty, error.type = Empty, otel.status_description = Empty,
         );
@@ -240,7 +240,7 @@ impl Client {
         headers.extend(call.headers);
         let resends = call.sends.next();
         if resends > 0 {
-            step.span().record("http.request.resend_count", resends);
+            step.span().record("http.request.resend_count", trace::number(resends));
         }
         let parent = step.span().in_scope(trace::traceparent);
         if let Some(parent) = parent.and_then(|text| HeaderValue::try_from(text).ok()) {
@@ -265,7 +265,7 @@ impl Client {
             }
         })?;
         let (status, span) = (response.status(), step.span());
-        span.record("http.response.status_code", status.as_u16());
+        span.record("http.response.status_code", trace::number(status.as_u16()));
         span.record("network.protocol.version", version(response.version()));
         if status.is_client_error() || status.is_server_error() {
             trace::failed(span, status.as_str(), status);

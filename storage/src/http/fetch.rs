@@ -153,7 +153,7 @@ impl<S: Server> Fetcher<S> {
             Ok(()) => read.run().await,
             Err(error) => Some(error),
         };
-        Span::current().record("nydus.retries", read.sent.saturating_sub(1));
+        Span::current().record("nydus.retries", trace::number(read.sent.saturating_sub(1)));
         (read.part, error)
     }
 }
@@ -358,7 +358,7 @@ impl<S: Server> Read<'_, S> {
         self.sent += 1;
         let mut step = Step::within(|| {
             info_span!(
-                target: TARGET, "attempt", nydus.attempt = self.sent, nydus.reason = reason.name(),
+                target: TARGET, "attempt", nydus.attempt = trace::number(self.sent), nydus.reason = reason.name(),
                 nydus.source = self.source(endpoint),
                 nydus.breaker = ticket.phase().name(), nydus.overtaken = Empty, error.type = Empty,
                 otel.status_description = Empty,

@@ -57,6 +57,7 @@ fn record() -> Record {
             time: (1, 2),
             links: Vec::new(),
             attributes: [("k".to_owned(), "v".to_owned())].into(),
+            types: BTreeMap::new(),
             failed: true,
             is_client: false,
         }],
