@@ -391,7 +391,7 @@ impl<S: Server> Read<'_, S> {
             };
             let result = step.cover(result).await;
             if let Err(failure) = &result {
-                trace::failed(step.span(), failure.name(), failure);
+                step.failed(failure.name(), failure);
             }
             drop(room);
             let sender = (part.received() > before).then_some(endpoint);
