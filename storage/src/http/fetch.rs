@@ -28,7 +28,7 @@ use crate::backend::{BoxFuture, MAX_READ, Priority, Request};
 use crate::blob::BlobId;
 use crate::policy::budget::Rate;
 use crate::policy::endpoint::{Decision, EndpointIndex, Endpoints, Outcome, Ticket, Waiting};
-use crate::policy::retry::Tries;
+use crate::policy::retry::{Failure as Verdict, Tries};
 use crate::secret::Secret;
 use crate::trace::{self, Step, TARGET};
 use crate::{Error, Result};
@@ -376,9 +376,7 @@ impl<S: Server> Read<'_, S> {
                 if request.attempts.avoids(endpoint) {
                     shared.server.forget(route, &blob);
                 }
-                if needs_new_connection {
-                    route.renew();
-                }
+                let route = if needs_new_connection { route.afresh() } else { route };
                 for _ in 0..MAX_PIECES {
                     let answer = shared.server.ask(route, &blob, &part, &request).await?;
                     let filled = part.fill(answer, &shared.server.name(&blob)).await;
@@ -394,6 +392,13 @@ impl<S: Server> Read<'_, S> {
                 trace::failed(step.span(), failure.name(), failure);
             }
             drop(room);
+            // The old connections were the reason for the trial.
+            if needs_new_connection
+                && !result.as_ref().is_err_and(|failure| failure.verdict().is_none_or(Verdict::is_illness))
+                && let Some(route) = shared.routes.get(endpoint.0)
+            {
+                route.adopt();
+            }
             let sender = (part.received() > before).then_some(endpoint);
             Ended { sender, held, part, result }
         })
