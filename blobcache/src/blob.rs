@@ -16,7 +16,7 @@ use futures_util::future::{join_all, try_join_all};
 use storage::backend::{Priority, Request};
 use storage::blob::{BlobDescription, BlobId, ChunkDescription, DigestSource, Extent, StoredChunk, Unit};
 use storage::digest::Digest;
-use storage::trace::TARGET;
+use storage::trace::{self, TARGET};
 use tracing::{Instrument as _, Span, info_span};
 
 use crate::bits::Bits;
@@ -394,7 +394,8 @@ impl Inner {
                 Boarding::Opened(ticket, leader) => {
                     let (blob, record) = (Arc::clone(self), chunk.record);
                     let span = info_span!(
-                        target: TARGET, "cache", nydus.blob = %self.description.id, nydus.chunk = place.index
+                        target: TARGET, "cache", nydus.blob = %self.description.id, nydus.chunk = trace::number(place.index),
+                        nydus.source = "cache",
                     );
                     let lead = local::lead(blob, place, record, check, leader).instrument(span);
                     self.shared.runtime.spawn(lead);
@@ -406,7 +407,7 @@ impl Inner {
 
     /// The wait for a flight that another reader opened; those that a reader opens itself tell what they do.
     fn joined(&self, index: u32) -> Span {
-        info_span!(target: TARGET, "wait", nydus.blob = %self.description.id, nydus.chunk = index)
+        info_span!(target: TARGET, "wait", nydus.blob = %self.description.id, nydus.chunk = trace::number(index))
     }
 
     /// Joins or opens the flights of missing chunks.
@@ -511,7 +512,7 @@ impl Inner {
                     Err(_) => metrics.cache_read_errors.increment(),
                 }
             }
-            let _share = self.shared.budget(len.into(), deadline).await?;
+            let _share = self.shared.budget(len.into(), deadline).instrument(trace::queue("memory")).await?;
             metrics.backend_requests.increment();
             let request = Request::new(Priority::OnDemand, deadline);
             let bytes = self.shared.backend.read(&self.description.id, start, len.into(), request).await;

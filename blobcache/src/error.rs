@@ -27,6 +27,21 @@ pub enum ErrorKind {
     Aborted,
 }
 
+impl ErrorKind {
+    /// Its name in metrics and traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotFound => "not_found",
+            Self::Denied => "denied",
+            Self::Corrupt => "corrupt",
+            Self::TimedOut => "timed_out",
+            Self::Unavailable => "unavailable",
+            Self::Invalid => "invalid",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
 /// A failure, cheap to clone: every reader that waited for the same chunk gets the same one.
 #[derive(Clone)]
 pub struct Error {

@@ -13,7 +13,7 @@ use storage::backend::{Priority, Request};
 use storage::blob::{Unit, check_chunk};
 use storage::digest::Digest;
 use storage::policy::attempts::Attempts;
-use storage::trace::TARGET;
+use storage::trace::{self, TARGET};
 use tracing::{Instrument as _, info_span};
 
 use crate::blob::{Inner, Record};
@@ -238,7 +238,7 @@ async fn wait_and_lead(blob: Arc<Inner>, mut flying: Flying) {
     let started = Instant::now();
     let patience = MAX_PATIENCE.min(flying.leader.deadline().saturating_duration_since(started) / 4);
     let mut pause = PAUSES.0;
-    let span = info_span!(target: TARGET, "peer", nydus.blob = %blob.description.id);
+    let span = info_span!(target: TARGET, "peer", nydus.blob = %blob.description.id, nydus.source = "peer");
     while started.elapsed() < patience {
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);
@@ -293,15 +293,15 @@ async fn read(
     let deadline = group.iter().map(|flying| flying.leader.deadline()).max().unwrap_or_else(Instant::now);
     let decoded: u64 = group.iter().map(|flying| flying.unit.decoded_size()).sum();
     let len = range.end - range.start;
-    let queue = info_span!(target: TARGET, "queue");
-    let share = blob.shared.budget(len.saturating_add(decoded), deadline).instrument(queue).await?;
+    let share =
+        blob.shared.budget(len.saturating_add(decoded), deadline).instrument(trace::queue("memory")).await?;
     let bytes = match group {
         [flying] => read_unit(blob, &flying.unit, deadline, attempts).await?,
         _ => {
             let attempts = attempts.clone();
             let request = Request { priority: Priority::OnDemand, deadline, attempts };
             let read = blob.shared.backend.read(&blob.description.id, range.start, len, request);
-            let bytes = count(blob, (range.start, len), deadline, read).await?;
+            let bytes = count(blob, deadline, read).await?;
             if bytes.len() as u64 != len {
                 return Err(Error::corrupt(
                     format!("blob {} bytes {} + {len}", blob.description.id, range.start),
@@ -317,22 +317,18 @@ async fn read(
 async fn read_unit(blob: &Arc<Inner>, unit: &Unit, deadline: Instant, attempts: &Attempts) -> Result<Bytes> {
     let request = Request { priority: Priority::OnDemand, deadline, attempts: attempts.clone() };
     let read = unit.fetch(&blob.description, blob.shared.backend.as_ref(), request);
-    count(blob, (unit.offset, unit.len), deadline, read).await
+    count(blob, deadline, read).await
 }
 
-/// Counts a read of the backend, `(offset, len)` of its blob, and ends it by its deadline whatever the backend does.
+/// Counts a read of the backend, and ends it by its deadline whatever the backend does.
 async fn count(
     blob: &Inner,
-    (offset, len): (u64, u64),
     deadline: Instant,
     read: impl Future<Output = storage::Result<Bytes>>,
 ) -> Result<Bytes> {
     let (metrics, started) = (&blob.shared.metrics, Instant::now());
     metrics.backend_requests.increment();
-    let span = info_span!(
-        target: TARGET, "fetch", nydus.blob = %blob.description.id, nydus.offset = offset, nydus.len = len
-    );
-    let result = match tokio::time::timeout_at(deadline.into(), read).instrument(span).await {
+    let result = match tokio::time::timeout_at(deadline.into(), read).await {
         Ok(result) => result.map_err(Error::from),
         Err(_) => Err(blob.timed_out("the backend", started)),
     };
@@ -513,7 +509,7 @@ async fn examine(
             }
         };
         drop(decoding);
-        let _verifying = info_span!(target: TARGET, parent: &parent, "verify", nydus.chunks = digests.len());
+        let _verifying = info_span!(target: TARGET, parent: &parent, "verify", nydus.chunks = trace::number(digests.len()));
         let judged = unit.members.iter().zip(digests).zip(decoded).map(|((chunk, digest), bytes)| {
             let digest = digest.filter(|_| verify);
             match check_chunk(description, chunk.index, digest, chunk.stored.crc32c, &bytes) {
@@ -538,7 +534,7 @@ async fn store(blob: &Arc<Inner>, flying: &Flying, keep: Vec<(Place, Option<Dige
         return;
     }
     let (owner, insist, offset) = (Arc::clone(blob), flying.insist, flying.unit.offset);
-    let writing = info_span!(target: TARGET, "write", nydus.chunks = keep.len());
+    let writing = info_span!(target: TARGET, "write", nydus.chunks = trace::number(keep.len()));
     let job = move || {
         let _writing = writing;
         let shelf = &owner.shelf;

@@ -15,7 +15,9 @@ use blobcache::{Blob, ErrorKind, Want};
 use futures_util::future::try_join_all;
 use rafs::{Attributes, Bootstrap, FileType, Ino};
 use storage::blob::Extent;
-use tracing::Instrument as _;
+use storage::trace;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 
 use crate::telemetry::metrics::{Reads, WaitEnding};
 use crate::telemetry::traces::TraceLink;
@@ -45,6 +47,18 @@ pub enum Error {
         /// What does not fit.
         detail: String,
     },
+}
+
+impl Error {
+    /// What kind of failure it is, in traces.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::NotDirectory(_) | Self::OutOfRange(_) => "invalid",
+            Self::Metadata(_) => "metadata",
+            Self::Data(error) => error.kind().name(),
+            Self::Inconsistent { .. } => "corrupt",
+        }
+    }
 }
 
 /// The result of this module.
@@ -239,21 +253,22 @@ impl Filesystem {
     /// deadline. Shorter than `len` only at the end of the file. One trace, linked to that of the mount.
     pub async fn read(&self, ino: Ino, offset: u64, len: u32) -> Result<Vec<u8>> {
         let span = tracing::info_span!(
-            target: storage::trace::TARGET, parent: None, "read",
-            nydus.inode = ino.0, nydus.offset = offset, nydus.len = len,
-            otel.status_code = tracing::field::Empty, otel.status_description = tracing::field::Empty,
+            target: trace::TARGET, parent: None, "read",
+            nydus.inode = trace::number(ino.0), nydus.offset = trace::number(offset), nydus.len = trace::number(len), nydus.waited_us = Empty,
+            nydus.interrupted = Empty, error.type = Empty, otel.status_description = Empty,
         );
         self.mounted.attach(&span);
         let wait = self.reads.wait();
+        let mut traced = Wait { span: &span, began: Instant::now(), is_over: false };
         let answer = self.fetch(ino, offset, len).instrument(span.clone()).await;
+        traced.is_over = true;
         wait.end(match &answer {
             Ok(_) => WaitEnding::Data,
             Err(Error::Data(cause)) if cause.kind() == ErrorKind::TimedOut => WaitEnding::TimedOut,
             Err(_) => WaitEnding::Failed,
         });
         if let Err(error) = &answer {
-            span.record("otel.status_code", "ERROR");
-            span.record("otel.status_description", error.to_string());
+            trace::failed(&span, error.name(), error);
         }
         answer
     }
@@ -293,6 +308,26 @@ impl Filesystem {
             offset,
             detail: format!("blob {index} of {}", self.blobs.len()),
         })
+    }
+}
+
+/// Tells in a trace how long its reader waited. What was fetched is still written to the cache when he has gone, so the
+/// trace alone does not say.
+struct Wait<'a> {
+    span: &'a Span,
+    began: Instant,
+    is_over: bool,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        if self.span.is_disabled() {
+            return;
+        }
+        self.span.record("nydus.waited_us", trace::number(self.began.elapsed().as_micros()));
+        if !self.is_over {
+            self.span.record("nydus.interrupted", true);
+        }
     }
 }
 

@@ -17,11 +17,14 @@ use storage::backend::measured::Measured;
 use storage::backend::oss::Oss;
 use storage::backend::registry::Registry;
 use storage::backend::s3::S3;
+use storage::backend::traced::Traced;
 use storage::backend::{Backend, Priority, Request};
 use storage::blob::{BlobDescription, BlobFeatures};
 use storage::digest::Digest;
 use storage::http::Commons;
+use storage::trace;
 use tokio::runtime::Handle;
+use tracing::field::Empty;
 use tracing::{info, warn};
 
 use crate::config::{self, CacheKind, Config};
@@ -57,9 +60,19 @@ impl Image {
     /// Opens the image of `bootstrap` as `config` says. `digest` is the SHA-256 that the bootstrap must have.
     pub fn open(config: &Config, bootstrap: &Path, digest: Option<Digest>, runtime: &Handle) -> Result<Self> {
         let span = tracing::info_span!(
-            target: storage::trace::TARGET, parent: None, "mount", nydus.bootstrap = %bootstrap.display()
+            target: trace::TARGET, parent: None, "mount", nydus.bootstrap = %bootstrap.display(),
+            error.type = Empty, otel.status_description = Empty,
         );
-        let _entered = span.enter();
+        let opened = span.in_scope(|| Self::open_in_span(config, bootstrap, digest, runtime));
+        opened.inspect_err(|error| trace::failed(&span, "mount", format_args!("{error:#}")))
+    }
+
+    fn open_in_span(
+        config: &Config,
+        bootstrap: &Path,
+        digest: Option<Digest>,
+        runtime: &Handle,
+    ) -> Result<Self> {
         let rafs = config.rafs()?;
         let cache = config.cache()?;
         let work_dir = work_dir(cache)?;
@@ -134,7 +147,7 @@ fn cache_options(cache: &config::Cache, rafs: &config::Rafs) -> Result<CacheOpti
 }
 
 fn open_backend(backend: &config::Backend) -> Result<Arc<dyn Backend>> {
-    Ok(match backend {
+    let opened: Arc<dyn Backend> = match backend {
         config::Backend::Localfs(localfs) => Arc::new(LocalFs::new(LocalFsConfig {
             blob_file: localfs.blob_file.clone(),
             dir: localfs.dir.clone(),
@@ -148,7 +161,8 @@ fn open_backend(backend: &config::Backend) -> Result<Arc<dyn Backend>> {
         config::Backend::Oss(oss) => Arc::new(Oss::new((**oss).clone(), &COMMONS)?),
         config::Backend::S3(s3) => Arc::new(S3::new((**s3).clone(), &COMMONS)?),
         config::Backend::HttpProxy(server) => Arc::new(HttpProxy::new((**server).clone(), &COMMONS)?),
-    })
+    };
+    Ok(Arc::new(Traced::new(opened, backend.kind())))
 }
 
 /// Looks whether local blobs are what the bootstrap says: there, long enough, with a chunk table that belongs to them.

@@ -7,6 +7,7 @@ use std::cell::Cell;
 thread_local! {
     static LIVE: Cell<isize> = const { Cell::new(0) };
     static PEAK: Cell<isize> = const { Cell::new(0) };
+    static COUNT: Cell<usize> = const { Cell::new(0) };
 }
 
 /// To be named as `#[global_allocator]` by the test program.
@@ -41,6 +42,7 @@ unsafe impl GlobalAlloc for CountingAllocator {
 }
 
 fn count(bytes: isize) {
+    COUNT.set(COUNT.get() + usize::from(bytes > 0));
     let live = LIVE.get() + bytes;
     LIVE.set(live);
     PEAK.set(PEAK.get().max(live));
@@ -52,4 +54,11 @@ pub fn peak_of(work: impl FnOnce()) -> usize {
     PEAK.set(before);
     work();
     (PEAK.get() - before).max(0).cast_unsigned()
+}
+
+/// Runs `work` and answers how often this thread allocated meanwhile.
+pub fn count_of(work: impl FnOnce()) -> usize {
+    let before = COUNT.get();
+    work();
+    COUNT.get() - before
 }

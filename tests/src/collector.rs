@@ -1,14 +1,17 @@
 //! A collector of traces: takes OTLP over HTTP on a loopback port, and keeps what came.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span as WireSpan;
 use prost::Message as _;
+
+use crate::span_names;
 
 /// The largest body that is taken.
 const MAX_BODY: usize = 16 << 20;
@@ -30,8 +33,25 @@ pub struct Span {
     pub links: Vec<Vec<u8>>,
     /// What is said of it, as text.
     pub attributes: BTreeMap<String, String>,
+    /// What kind of value each of them is.
+    pub types: BTreeMap<String, Type>,
     /// True if it says that it failed.
     pub failed: bool,
+    /// True if it is a request to somebody else.
+    pub is_client: bool,
+}
+
+/// The type of an attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// A text.
+    Text,
+    /// An integer.
+    Number,
+    /// True or false.
+    Truth,
+    /// Something else.
+    Other,
 }
 
 /// A running collector. It ends with the process.
@@ -67,9 +87,14 @@ impl Collector {
         format!("http://{}", self.address)
     }
 
-    /// The spans that came so far.
+    /// The spans that came so far. Panics if docs/observability.md does not list one of them.
     pub fn spans(&self) -> Vec<Span> {
-        self.received.lock().unwrap_or_else(PoisonError::into_inner).spans.clone()
+        let spans = self.received.lock().unwrap_or_else(PoisonError::into_inner).spans.clone();
+        let by_id: HashMap<&[u8], &Span> = spans.iter().map(|span| (&span.id[..], span)).collect();
+        for span in &spans {
+            span_names::check(span, by_id.get(&span.parent[..]).copied());
+        }
+        spans
     }
 
     /// The value of an attribute of the sender.
@@ -125,7 +150,8 @@ fn serve(stream: &TcpStream, received: &Mutex<Received>) {
 
 impl From<WireSpan> for Span {
     fn from(span: WireSpan) -> Self {
-        let attributes = span.attributes.into_iter();
+        let value = |pair: KeyValue| (pair.key, pair.value.and_then(|any| any.value));
+        let attributes: Vec<_> = span.attributes.into_iter().map(value).collect();
         Self {
             name: span.name,
             trace: span.trace_id,
@@ -133,11 +159,20 @@ impl From<WireSpan> for Span {
             parent: span.parent_span_id,
             time: (span.start_time_unix_nano, span.end_time_unix_nano),
             links: span.links.into_iter().map(|link| link.span_id).collect(),
-            attributes: attributes
-                .map(|pair| (pair.key, text(pair.value.and_then(|any| any.value))))
-                .collect(),
+            types: attributes.iter().map(|(key, value)| (key.clone(), kind(value))).collect(),
+            attributes: attributes.into_iter().map(|(key, value)| (key, text(value))).collect(),
             failed: span.status.is_some_and(|status| status.code == 2),
+            is_client: span.kind == 3,
         }
+    }
+}
+
+fn kind(value: &Option<Value>) -> Type {
+    match value {
+        Some(Value::StringValue(_)) => Type::Text,
+        Some(Value::IntValue(_)) => Type::Number,
+        Some(Value::BoolValue(_)) => Type::Truth,
+        _ => Type::Other,
     }
 }
 
@@ -145,6 +180,7 @@ fn text(value: Option<Value>) -> String {
     match value {
         Some(Value::StringValue(text)) => text,
         Some(Value::IntValue(number)) => number.to_string(),
+        Some(Value::BoolValue(truth)) => truth.to_string(),
         other => format!("{other:?}"),
     }
 }

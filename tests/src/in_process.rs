@@ -44,6 +44,16 @@ impl Opened {
         Ok(content)
     }
 
+    /// Its tree, as the transports call it.
+    pub fn filesystem(&self) -> &Filesystem {
+        &self.0.filesystem
+    }
+
+    /// The inode of a file.
+    pub fn find(&self, path: &Path) -> anyhow::Result<Ino> {
+        find(&self.0.filesystem, path)
+    }
+
     /// What its cache counted.
     pub fn metrics(&self) -> &blobcache::Metrics {
         self.0.cache.metrics()

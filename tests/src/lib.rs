@@ -27,5 +27,7 @@ pub mod requirements;
 pub mod rng;
 pub mod seeds;
 pub mod servers;
+pub mod span_names;
 pub mod stall_fs;
+pub mod telemetry;
 pub mod unprivileged;

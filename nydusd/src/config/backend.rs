@@ -70,6 +70,19 @@ impl Backend {
         })
     }
 
+    /// What kind of place it is, as configurations call it.
+    pub fn kind(&self) -> &'static str {
+        let own = match self {
+            Self::Localfs(_) => Kind::Localfs,
+            Self::Localdisk(_) => Kind::Localdisk,
+            Self::Oss(_) => Kind::Oss,
+            Self::S3(_) => Kind::S3,
+            Self::Registry(_) => Kind::Registry,
+            Self::HttpProxy(_) => Kind::HttpProxy,
+        };
+        Kind::ALL.into_iter().find(|(_, kind)| *kind == own).map_or("", |(name, _)| name)
+    }
+
     /// Whether the blobs are on this machine.
     pub fn is_local(&self) -> bool {
         match self {

@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use reqwest::Url;
-use reqwest::header::RANGE;
 
 use super::{BoxFuture, Request};
 use crate::blob::BlobId;
@@ -84,8 +83,7 @@ impl Server for Bucket {
                 encode(&self.prefix),
                 encode(blob.as_str())
             ));
-            let mut call = Call::get(route.address(&address), request.deadline);
-            call.headers.insert(RANGE, range.header());
+            let mut call = Call::range(route.address(&address), range, request.deadline);
             self.signer.sign(&mut call, &address, &what).await?;
             let answer = route.send(call, request.priority).await?;
             match answer.status().as_u16() {

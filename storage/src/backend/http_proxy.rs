@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use reqwest::Url;
-use reqwest::header::RANGE;
 
 use super::remote::Remote;
 use super::{BoxFuture, Request};
@@ -61,10 +60,16 @@ impl Remote for HttpProxy {
 }
 
 /// A directory of a server.
-#[derive(Debug)]
 pub(crate) struct Files {
     place: String,
     base: Url,
+}
+
+/// The address may hold a password.
+impl std::fmt::Debug for Files {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Files").field("place", &self.place).finish_non_exhaustive()
+    }
 }
 
 impl Server for Files {
@@ -80,8 +85,7 @@ impl Server for Files {
             if let Ok(mut segments) = address.path_segments_mut() {
                 segments.pop_if_empty().push(blob.as_str());
             }
-            let mut call = Call::get(route.address(&address), request.deadline);
-            call.headers.insert(RANGE, range.header());
+            let call = Call::range(route.address(&address), range, request.deadline);
             let answer = route.send(call, request.priority).await?;
             match answer.status().as_u16() {
                 200 | 206 | 416 => Ok(answer),

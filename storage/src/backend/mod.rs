@@ -28,6 +28,7 @@ pub mod registry;
 mod remote;
 pub mod s3;
 mod span;
+pub mod traced;
 
 /// The most bytes of one read: 1 GiB. Asking for more is [`crate::Error::Invalid`], not an allocation.
 pub const MAX_READ: u64 = 1 << 30;
@@ -42,6 +43,16 @@ pub enum Priority {
     Prefetch,
     /// A reader waits.
     OnDemand,
+}
+
+impl Priority {
+    /// Its name in metrics and traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Prefetch => "prefetch",
+            Self::OnDemand => "on_demand",
+        }
+    }
 }
 
 /// What a backend needs to know of a request beside its range.

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use reqwest::Url;
-use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION, RANGE};
+use reqwest::header::{AUTHORIZATION, HeaderValue, LOCATION};
 
 use super::remote::Remote;
 use super::{BoxFuture, Request};
@@ -254,8 +254,7 @@ impl Repository {
             segments.pop_if_empty().push(&format!("sha256:{blob}"));
         }
         let start = route.address(&address);
-        let mut call = Call::get(start.clone(), request.deadline);
-        call.headers.insert(RANGE, range.header());
+        let call = Call::range(start.clone(), range, request.deadline);
         let errand = Errand { route, origin: &origin, what };
         let (answer, proof) = self.auth.send(errand, call, request).await?;
         if start.scheme() == Scheme::Https.name() && route.role != Role::Mirror {
@@ -289,9 +288,8 @@ impl Repository {
 }
 
 fn foreign(url: Url, range: &Part, request: &Request) -> Call {
-    let mut call = Call::get(url, request.deadline);
+    let mut call = Call::range(url, range, request.deadline);
     call.is_foreign = true;
-    call.headers.insert(RANGE, range.header());
     call
 }
 

@@ -2,20 +2,26 @@
 //! obeys no proxy variable: all of that is decided above.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use reqwest::header::{
-    ACCEPT_ENCODING, AUTHORIZATION, COOKIE, DATE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+    ACCEPT_ENCODING, AUTHORIZATION, COOKIE, DATE, HeaderMap, HeaderName, HeaderValue, RANGE, USER_AGENT,
 };
-use reqwest::{Certificate, Identity, Method, StatusCode, Url};
+use reqwest::{Certificate, Identity, Method, StatusCode, Url, Version};
+use tracing::field::Empty;
+use tracing::{Span, info_span};
 
+use super::connect::ConnectSpans;
 use super::failure::Failure;
 use super::options::HttpOptions;
+use super::part::Part;
 use crate::metrics::Counter;
 use crate::secret::Secret;
-use crate::{Error, Result, trace};
+use crate::trace::{self, Step, TARGET};
+use crate::{Error, Result};
 
 /// What we call ourselves unless told otherwise: servers and proxies know the reference daemon by it.
 const AGENT: &str = "nydusd/1.0.0";
@@ -23,8 +29,6 @@ const AGENT: &str = "nydusd/1.0.0";
 const IDLE_CONNECTIONS: usize = 64;
 /// An HTTP/2 connection that does not answer a ping for so long is closed.
 const PING: Duration = Duration::from_secs(5);
-/// Connections are given up after a stall at most this often.
-const RENEWAL: Duration = Duration::from_secs(1);
 /// A shorter silence says nothing of a server.
 const TELLING: Duration = Duration::from_secs(1);
 /// The most of an error's body that is looked at, and the longest wait for it: its status has said the main thing.
@@ -64,12 +68,13 @@ struct Setup {
 struct Connections {
     client: reqwest::Client,
     since: Instant,
-    is_used: bool,
+    /// Requests that are under way or had a connection.
+    uses: u64,
 }
 
 impl Connections {
     fn new(client: reqwest::Client) -> Self {
-        Self { client, since: Instant::now(), is_used: false }
+        Self { client, since: Instant::now(), uses: 0 }
     }
 }
 
@@ -84,14 +89,58 @@ pub(crate) struct Call {
     pub is_foreign: bool,
     /// When its answer becomes useless.
     pub deadline: Instant,
+    /// What the range it asks for was asked with so far.
+    pub sends: Sends,
     /// Counts the bytes of its answer.
     pub received: Arc<Counter>,
 }
 
 impl Call {
     pub(crate) fn get(url: Url, deadline: Instant) -> Self {
-        let (method, headers, received) = (Method::GET, HeaderMap::new(), Arc::default());
-        Self { method, url, headers, form: None, is_foreign: false, deadline, received }
+        Self {
+            method: Method::GET,
+            url,
+            headers: HeaderMap::new(),
+            form: None,
+            is_foreign: false,
+            deadline,
+            sends: Sends::default(),
+            received: Arc::default(),
+        }
+    }
+
+    /// Asks for what is still wanted of `part`.
+    pub(crate) fn range(url: Url, part: &Part, deadline: Instant) -> Self {
+        let mut call = Self::get(url, deadline);
+        call.headers.insert(RANGE, part.header());
+        call.sends = part.sends();
+        call
+    }
+
+    /// As the semantic conventions for HTTP want it told, but for the address: where others led us, it may be signed.
+    fn span(&self) -> Span {
+        let span = info_span!(
+            target: TARGET, "request", otel.name = self.method.as_str(), otel.kind = "client",
+            http.request.method = self.method.as_str(), url.scheme = self.url.scheme(), url.path = Empty,
+            server.address = self.url.host_str(), server.port = self.url.port_or_known_default().map(trace::number),
+            http.request.resend_count = Empty, http.response.status_code = Empty, network.protocol.version = Empty,
+            nydus.overtaken = Empty, error.type = Empty, otel.status_description = Empty,
+        );
+        if !self.is_foreign {
+            span.record("url.path", self.url.path());
+        }
+        span
+    }
+}
+
+/// Counts the requests that one range takes, for traces.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Sends(Arc<AtomicU32>);
+
+impl Sends {
+    /// How many there were before this one.
+    fn next(&self) -> u32 {
+        self.0.fetch_add(1, Ordering::Relaxed)
     }
 }
 
@@ -101,6 +150,8 @@ pub(crate) struct Answer {
     patience: Patience,
     /// Bytes of the body, as they come.
     received: Arc<Counter>,
+    /// Of the request, until its last byte has come.
+    step: Step,
 }
 
 /// How long nothing may come.
@@ -184,11 +235,18 @@ impl Client {
             headers.remove(AUTHORIZATION);
             headers.remove(COOKIE);
         }
+        let mut step = Step::within(|| call.span());
         headers.extend(call.headers);
-        if let Some(parent) = trace::traceparent().and_then(|text| HeaderValue::try_from(text).ok()) {
+        let resends = call.sends.next();
+        if resends > 0 {
+            step.span().record("http.request.resend_count", trace::number(resends));
+        }
+        let parent = step.span().in_scope(trace::traceparent);
+        if let Some(parent) = parent.and_then(|text| HeaderValue::try_from(text).ok()) {
             headers.insert("traceparent", parent);
         }
-        let mut request = self.connections().request(call.method, call.url).headers(headers);
+        let (client, since) = self.connections();
+        let mut request = client.request(call.method, call.url).headers(headers);
         if let Some(form) = &call.form {
             request = request.form(form);
         }
@@ -196,30 +254,45 @@ impl Client {
         let limit = self.setup.timeout;
         let connecting = limit.map(|limit| limit.saturating_add(self.setup.connect_timeout.unwrap_or(limit)));
         let head = Patience { limit: connecting, deadline: call.deadline };
-        let response = head.wait("no answer", request.send()).await.inspect_err(|failure| {
-            // An HTTP/2 connection that stands still would be offered again and again. Of many that say so only the
-            // first is heard.
+        let response = step.cover(head.wait("no answer", request.send())).await;
+        let response = response.and_then(|response| response.map_err(Failure::of_library));
+        let response = response.inspect_err(|failure| {
+            trace::failed(step.span(), failure.name(), failure);
+            // An HTTP/2 connection that stands still would be offered again and again.
             if matches!(failure, Failure::Silent(_)) {
-                self.renew_if(|current| current.since.elapsed() >= RENEWAL);
+                self.renew_if(|current| current.since == since);
             }
-        })?;
-        let response = response.map_err(Failure::of_library)?;
-        Ok(Answer { response, patience: Patience { limit, ..head }, received: call.received })
+        });
+        if matches!(response, Err(Failure::Connect(_) | Failure::Unusable(_) | Failure::NotTls(_))) {
+            let mut current = self.lock();
+            if current.since == since {
+                current.uses = current.uses.saturating_sub(1);
+            }
+        }
+        let response = response?;
+        let (status, span) = (response.status(), step.span());
+        span.record("http.response.status_code", trace::number(status.as_u16()));
+        span.record("network.protocol.version", version(response.version()));
+        if status.is_client_error() || status.is_server_error() {
+            trace::failed(span, status.as_str(), status);
+        }
+        Ok(Answer { response, patience: Patience { limit, ..head }, received: call.received, step })
     }
 
-    fn connections(&self) -> reqwest::Client {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.is_used = true;
-        current.client.clone()
+    /// Where a request goes, and since when.
+    fn connections(&self) -> (reqwest::Client, Instant) {
+        let mut current = self.lock();
+        current.uses += 1;
+        (current.client.clone(), current.since)
     }
 
     /// Leaves all connections to those who use them now: a later request opens a new one.
     pub(crate) fn renew(&self) {
-        self.renew_if(|current| current.is_used);
+        self.renew_if(|current| current.uses > 0);
     }
 
     fn renew_if(&self, is_wanted: impl FnOnce(&Connections) -> bool) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.lock();
         // It worked before with the same setup; if it does not now, the old connections are all there is.
         if is_wanted(&current)
             && let Ok(client) = self.setup.connect()
@@ -227,9 +300,21 @@ impl Client {
             *current = Connections::new(client);
         }
     }
+
+    /// Takes the connections of `other`, which is made of the same setup, and gives it its own.
+    pub(crate) fn swap(&self, other: &Self) {
+        if !std::ptr::eq(self, other) {
+            std::mem::swap(&mut *self.lock(), &mut *other.lock());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connections> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Setup {
+    /// Costs milliseconds: the root certificates of the machine are read.
     fn connect(&self) -> Result<reqwest::Client> {
         let failed = |err: reqwest::Error| Error::invalid("http", Failure::of_library(err).to_string());
         match self.builder()?.build() {
@@ -251,6 +336,7 @@ impl Setup {
             .referer(false)
             .tls_backend_rustls()
             .tls_danger_accept_invalid_certs(self.skip_verify)
+            .connector_layer(ConnectSpans)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .http2_adaptive_window(true)
             .http2_keep_alive_interval(PING)
@@ -302,8 +388,10 @@ impl Answer {
 
     /// The next bytes of the body, `None` at its end.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
-        let chunk = self.patience.wait("the body stood still", self.response.chunk()).await?;
-        let chunk = chunk.map_err(Failure::of_library)?;
+        let chunk = self.patience.wait("the body stood still", self.response.chunk());
+        let chunk = self.step.cover(chunk).await;
+        let chunk = chunk.and_then(|chunk| chunk.map_err(Failure::of_library));
+        let chunk = chunk.inspect_err(|failure| trace::failed(self.step.span(), failure.name(), failure))?;
         self.received.add(chunk.as_ref().map_or(0, |bytes| bytes.len() as u64));
         Ok(chunk)
     }
@@ -341,6 +429,15 @@ fn clocks(ours: SystemTime, server: SystemTime) -> String {
     match ours.duration_since(server) {
         Ok(ahead) => format!(": our clock is {} s ahead of the server's", ahead.as_secs()),
         Err(behind) => format!(": our clock is {} s behind the server's", behind.duration().as_secs()),
+    }
+}
+
+/// The version of HTTP, as the semantic conventions for networks call it.
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        _ => "1.1",
     }
 }
 

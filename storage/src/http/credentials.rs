@@ -9,9 +9,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex as AsyncMutex;
+use tracing::Instrument as _;
 
 use super::docker_config;
 use crate::secret::Secret;
+use crate::trace::{self, TARGET};
 
 /// Docker's configuration is looked into again after this time.
 const DOCKER_LIFE: Duration = Duration::from_secs(300);
@@ -122,12 +124,13 @@ impl Credentials {
         if let Some(result) = known(&Found::is_fresh) {
             return result;
         }
-        let _turn = self.looking.lock().await;
+        let span = trace::within(|| tracing::info_span!(target: TARGET, "credentials"));
+        let _turn = self.looking.lock().instrument(span.clone()).await;
         // What somebody else has found meanwhile is as good as what we would find.
         if let Some(result) = known(&|found| found.at >= asked || found.is_fresh()) {
             return result;
         }
-        let result = docker_config::look_up(path, &self.host).await;
+        let result = docker_config::look_up(path, &self.host).instrument(span).await;
         let result = result.map(|found| found.unwrap_or(Credential::Anonymous));
         *lock(&self.found) = Some(Found { at: Instant::now(), result: result.clone(), refused: false });
         result

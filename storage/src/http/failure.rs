@@ -99,6 +99,20 @@ impl Failure {
         }
     }
 
+    /// What kind of failure it is, in traces.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Connect(_) => "connect",
+            Self::Broken(_) => "broken",
+            Self::Silent(_) => "silent",
+            Self::Unusable(_) | Self::NotTls(_) => "unusable",
+            Self::Server { .. } | Self::Overloaded { .. } => "server",
+            Self::Throttled { .. } => "throttled",
+            Self::Refused(error) | Self::Final(error) => error.name(),
+            Self::Late => "late",
+        }
+    }
+
     /// What it means for the next try; `None`: nothing.
     pub(crate) fn verdict(&self) -> Option<Verdict> {
         Some(match self {
@@ -188,6 +202,11 @@ enum Tls {
     Untrusted,
     /// What came is not TLS; at its beginning, the port speaks another language, plain http for one.
     Foreign,
+}
+
+/// Whether TLS failed because of the server's certificate.
+pub(super) fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(tls(error), Some(Tls::Untrusted))
 }
 
 /// What of TLS failed, if it is of that kind. An I/O error hides what it wraps from `source`.

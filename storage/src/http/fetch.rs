@@ -6,13 +6,15 @@
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::Notify;
-use tracing::Instrument as _;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span, info_span};
 
 use super::Commons;
 use super::client::{Answer, Way};
@@ -25,9 +27,10 @@ use super::watch::{EndpointStatus, Reason, Watch};
 use crate::backend::{BoxFuture, MAX_READ, Priority, Request};
 use crate::blob::BlobId;
 use crate::policy::budget::Rate;
-use crate::policy::endpoint::{Decision, EndpointIndex, Endpoints, Outcome, Ticket};
-use crate::policy::retry::Tries;
+use crate::policy::endpoint::{Decision, EndpointIndex, Endpoints, Outcome, Ticket, Waiting};
+use crate::policy::retry::{Failure as Verdict, Tries};
 use crate::secret::Secret;
+use crate::trace::{self, Step, TARGET};
 use crate::{Error, Result};
 
 /// Requests of one kind of server: what differs between a registry and a bucket.
@@ -144,12 +147,13 @@ impl<S: Server> Fetcher<S> {
     async fn fetch(&self, blob: &BlobId, part: Part, request: Request) -> (Part, Option<Error>) {
         request.attempts.limit(self.retry_limit.into());
         let tries = Tries::new(request.priority, request.deadline, request.attempts.clone());
-        let mut read =
-            Read { shared: &self.shared, blob, request, start: Instant::now(), tries, part, last: None };
+        let (start, shared) = (Instant::now(), &self.shared);
+        let mut read = Read { shared, blob, request, start, tries, part, last: None, sent: 0 };
         let error = match read.prefetch_turn().await {
             Ok(()) => read.run().await,
             Err(error) => Some(error),
         };
+        Span::current().record("nydus.retries", trace::number(read.sent.saturating_sub(1)));
         (read.part, error)
     }
 }
@@ -242,6 +246,8 @@ struct Read<'a, S> {
     part: Part,
     /// Why the last try failed.
     last: Option<Failure>,
+    /// Tries so far.
+    sent: u32,
 }
 
 /// What ends a pause.
@@ -256,6 +262,8 @@ impl<S: Server> Read<'_, S> {
         let mut running = FuturesUnordered::new();
         // When a request that says nothing gets company.
         let mut hedge: Option<Instant> = None;
+        // What is waited for while nothing is sent: one span, however often the policy is asked meanwhile.
+        let mut pause: Option<(Waiting, Span)> = None;
         loop {
             // A request that keeps another one company goes along with it.
             let mut room = None;
@@ -275,16 +283,19 @@ impl<S: Server> Read<'_, S> {
             if running.is_empty() || is_hedge {
                 hedge = None;
                 let decision = self.shared.lock().choose(Instant::now(), &mut self.tries);
+                pause.take_if(|(known, _)| !matches!(decision, Decision::Wait { why, .. } if why == *known));
                 match decision {
                     Decision::Send(ticket) => {
-                        self.tell(&ticket, is_hedge);
                         hedge = ticket.hedge_at().filter(|_| !is_hedge);
-                        running.push(self.send(ticket, room));
+                        running.push(self.send(ticket, room, is_hedge));
                         continue;
                     }
                     // The one that is under way may still answer.
                     _ if !running.is_empty() => {}
-                    Decision::Wait { until: then, .. } => until = then,
+                    Decision::Wait { until: then, why } => {
+                        until = then;
+                        pause.get_or_insert_with(|| (why, trace::queue(why.name())));
+                    }
                     Decision::Shed => return Some(self.shed()),
                     Decision::Expired => return Some(self.timed_out()),
                     Decision::GiveUp(_) => return Some(self.given_up()),
@@ -311,12 +322,18 @@ impl<S: Server> Read<'_, S> {
                     }
                     match result {
                         Ok(()) => {
+                            if let Some(sender) = sender {
+                                Span::current().record("nydus.source", self.source(sender));
+                            }
                             leave(running);
                             return None;
                         }
                         Err(failure) => {
                             tracing::debug!(blob = %self.blob, %failure, "a request failed");
-                            self.last = Some(failure);
+                            // That time is up says less than what went before.
+                            if !matches!(failure, Failure::Late) || self.last.is_none() {
+                                self.last = Some(failure);
+                            }
                         }
                     }
                 }
@@ -327,9 +344,26 @@ impl<S: Server> Read<'_, S> {
     }
 
     /// The request of a ticket. It owns all it needs: one that is overtaken goes on without us.
-    fn send(&mut self, ticket: Ticket, room: Option<Room>) -> BoxFuture<'static, Ended<S>> {
+    fn send(&mut self, ticket: Ticket, room: Option<Room>, is_hedge: bool) -> BoxFuture<'static, Ended<S>> {
         let endpoint = ticket.endpoint();
         let needs_new_connection = ticket.needs_new_connection();
+        let reason = match (is_hedge, &self.last) {
+            (true, _) => Reason::Hedge,
+            (false, Some(_)) => Reason::Retry,
+            (false, None) => Reason::First,
+        };
+        if let Some(watch) = self.shared.watch(endpoint) {
+            watch.sent(reason);
+        }
+        self.sent += 1;
+        let mut step = Step::within(|| {
+            info_span!(
+                target: TARGET, "attempt", nydus.attempt = trace::number(self.sent), nydus.reason = reason.name(),
+                nydus.source = self.source(endpoint),
+                nydus.breaker = ticket.phase().name(), nydus.overtaken = Empty, error.type = Empty,
+                otel.status_description = Empty,
+            )
+        });
         let held = Held { shared: self.shared.clone(), ticket: Some(ticket) };
         let (blob, request) = (self.blob.clone(), self.request.clone());
         // What has come goes along: the request asks for the rest. A hedge begins anew.
@@ -342,9 +376,7 @@ impl<S: Server> Read<'_, S> {
                 if request.attempts.avoids(endpoint) {
                     shared.server.forget(route, &blob);
                 }
-                if needs_new_connection {
-                    route.renew();
-                }
+                let route = if needs_new_connection { route.afresh() } else { route };
                 for _ in 0..MAX_PIECES {
                     let answer = shared.server.ask(route, &blob, &part, &request).await?;
                     let filled = part.fill(answer, &shared.server.name(&blob)).await;
@@ -355,22 +387,26 @@ impl<S: Server> Read<'_, S> {
                 }
                 Err(Failure::Broken(format!("the server sends it in pieces, more than {MAX_PIECES}")))
             };
-            let result = result.await;
+            let result = step.cover(result).await;
+            if let Err(failure) = &result {
+                trace::failed(step.span(), failure.name(), failure);
+            }
             drop(room);
+            // The old connections were the reason for the trial.
+            if needs_new_connection
+                && !result.as_ref().is_err_and(|failure| failure.verdict().is_none_or(Verdict::is_illness))
+                && let Some(route) = shared.routes.get(endpoint.0)
+            {
+                route.adopt();
+            }
             let sender = (part.received() > before).then_some(endpoint);
             Ended { sender, held, part, result }
         })
     }
 
-    fn tell(&self, ticket: &Ticket, is_hedge: bool) {
-        let reason = match (is_hedge, &self.last) {
-            (true, _) => Reason::Hedge,
-            (false, Some(_)) => Reason::Retry,
-            (false, None) => Reason::First,
-        };
-        if let Some(watch) = self.shared.watch(ticket.endpoint()) {
-            watch.sent(reason);
-        }
+    /// What an endpoint is, in traces.
+    fn source(&self, endpoint: EndpointIndex) -> &'static str {
+        self.shared.routes.get(endpoint.0).map_or("", |route| route.role.name())
     }
 
     /// Waits for room among all requests of the process.
@@ -398,7 +434,7 @@ impl<S: Server> Read<'_, S> {
             if until >= self.request.deadline {
                 return Err(self.put_off("prefetch is put off, its bandwidth is used up".to_owned()));
             }
-            tokio::time::sleep_until(until.into()).await;
+            tokio::time::sleep_until(until.into()).instrument(trace::queue("bandwidth")).await;
         }
     }
 
@@ -434,11 +470,11 @@ impl<S: Server> Read<'_, S> {
 
 /// Lets requests end that nobody waits for: the policy wants to know how.
 fn leave<S: Server>(running: FuturesUnordered<BoxFuture<'static, Ended<S>>>) {
-    for request in running {
-        let end = async move {
-            let Ended { held, result, .. } = request.await;
-            held.report(None, &result);
-        };
-        tokio::spawn(end.in_current_span());
+    for mut request in running {
+        let end = |Ended { held, result, .. }: Ended<S>| held.report(None, &result);
+        match trace::leave(request.as_mut()) {
+            Poll::Ready(ended) => end(ended),
+            Poll::Pending => drop(tokio::spawn(async move { end(request.await) })),
+        }
     }
 }

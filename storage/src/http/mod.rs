@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`options`] | the configuration |
 //! | `client` | connections and TLS; the time without progress |
+//! | `connect` | how long a connection took to make |
 //! | `route` | endpoints: mirrors or a proxy, then the origin |
 //! | `fetch` | a read from its first request to its last, as [`crate::policy`] decides |
 //! | `traffic` | how much the whole process has under way |
@@ -20,6 +21,7 @@
 pub(crate) mod auth;
 mod challenge;
 pub(crate) mod client;
+mod connect;
 pub(crate) mod credentials;
 mod docker_config;
 pub(crate) mod failure;

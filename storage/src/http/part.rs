@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderValue};
 
-use super::client::Answer;
+use super::client::{Answer, Sends};
 use super::failure::Failure;
 use crate::Error;
 
@@ -21,17 +21,19 @@ pub(crate) struct Part {
     data: BytesMut,
     /// Bytes of the whole object, when a server has told.
     total: Option<u64>,
+    /// The requests for it.
+    sends: Sends,
 }
 
 impl Part {
     /// `len` bytes from `offset`: at least one, and the last one has an address.
     pub(crate) fn new(offset: u64, len: u64) -> Self {
-        Self { offset, len, data: BytesMut::new(), total: None }
+        Self { offset, len, data: BytesMut::new(), total: None, sends: Sends::default() }
     }
 
     /// The part with all that has come; what remains is the same range and nothing of it.
     pub(crate) fn take_progress(&mut self) -> Self {
-        let fresh = Self::new(self.offset, self.len);
+        let fresh = Self { sends: self.sends(), ..Self::new(self.offset, self.len) };
         std::mem::replace(self, fresh)
     }
 
@@ -43,6 +45,11 @@ impl Part {
     /// Bytes of the object, as the server told.
     pub(crate) fn total(&self) -> Option<u64> {
         self.total
+    }
+
+    /// What counts the requests for it.
+    pub(crate) fn sends(&self) -> Sends {
+        self.sends.clone()
     }
 
     /// How many bytes have come.

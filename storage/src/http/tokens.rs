@@ -13,6 +13,8 @@ use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Method, Url};
 use serde::Deserialize;
 use tokio::sync::Notify;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span, info_span};
 
 use super::client::{Answer, Call, Client, Way};
 use super::credentials::{Credential, Identity};
@@ -21,6 +23,7 @@ use super::options::HttpOptions;
 use crate::policy::endpoint::Role;
 use crate::policy::token::{Fault, Fetch, Life, Need};
 use crate::secret::Secret;
+use crate::trace::{self, Step, TARGET};
 use crate::{Error, Result};
 
 /// What token services know us as.
@@ -162,6 +165,8 @@ impl Tokens {
         deadline: Instant,
     ) -> Result<Secret, Failure> {
         let entry = self.entry(grant, credential);
+        // One that is at hand is not worth a span.
+        let mut step = None;
         loop {
             // Registered before the token is asked for, so that no change falls between the two.
             let woken = entry.wake.notified();
@@ -176,7 +181,9 @@ impl Tokens {
                 }
                 Need::Fetch(fetch) => {
                     let held = Held { entry: entry.clone(), fetch: Some(fetch) };
-                    let fetched = self.fetch(ways, grant, credential, deadline).await;
+                    let step = step.get_or_insert_with(|| Step::within(|| span(grant)));
+                    let fetched = step.cover(self.fetch(ways, grant, credential, deadline)).await;
+                    tell(step.span(), &fetched);
                     held.end(fetched.as_ref().map(Clone::clone));
                     return fetched.map(|(token, _)| token);
                 }
@@ -184,10 +191,10 @@ impl Tokens {
                     if Instant::now() >= deadline {
                         return Err(Failure::Late);
                     }
-                    tokio::select! {
-                        () = woken => {}
-                        () = tokio::time::sleep_until(until.min(deadline).into()) => {}
-                    }
+                    let step = step.get_or_insert_with(|| Step::within(|| span(grant)));
+                    // Until another read has fetched it.
+                    let fetched = tokio::time::timeout_at(until.min(deadline).into(), woken);
+                    let _ = step.cover(fetched).await;
                 }
                 Need::Denied(_) => {
                     let detail = "it turned the credential down, and is not shown it again so soon";
@@ -236,14 +243,22 @@ impl Tokens {
     fn renew(self: &Arc<Self>, held: Held, ways: &[Arc<Client>], grant: &Grant, credential: &Credential) {
         let (tokens, ways) = (self.clone(), ways.to_vec());
         let (grant, credential) = (grant.clone(), credential.clone());
-        tokio::spawn(async move {
+        // A trace of its own: the read that found it due does not wait for it.
+        let span = info_span!(
+            target: TARGET, parent: None, "token", server.address = host(&grant.realm), error.type = Empty,
+            otel.status_description = Empty,
+        );
+        span.follows_from(Span::current());
+        let renewal = async move {
             let deadline = Instant::now() + RENEWAL_LIMIT;
             let fetched = tokens.fetch(&ways, &grant, &credential, deadline).await;
+            tell(&Span::current(), &fetched);
             if let Err(failure) = &fetched {
                 tracing::warn!(realm = host(&grant.realm), %failure, "cannot renew a token");
             }
             held.end(fetched.as_ref().map(Clone::clone));
-        });
+        };
+        tokio::spawn(renewal.instrument(span));
     }
 
     /// How often services were asked.
@@ -347,6 +362,20 @@ impl Granted {
         };
         let life = told.and_then(|life| Duration::try_from_secs_f64(life).ok()).unwrap_or(DEFAULT_LIFE);
         Some((Secret::new(text), life))
+    }
+}
+
+/// The span of getting a token.
+fn span(grant: &Grant) -> Span {
+    info_span!(
+        target: TARGET, "token", server.address = host(&grant.realm), nydus.overtaken = Empty, error.type = Empty,
+        otel.status_description = Empty,
+    )
+}
+
+fn tell(span: &Span, fetched: &Result<(Secret, Duration), Failure>) {
+    if let Err(failure) = fetched {
+        trace::failed(span, failure.name(), failure);
     }
 }
 

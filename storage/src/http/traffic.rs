@@ -9,9 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
+use tracing::Instrument as _;
 
 use crate::backend::Priority;
 use crate::policy::budget::{Boarding, FlightId, FlightLimits, Flights};
+use crate::trace;
 
 /// Far more than the links of a machine need, and less than it has memory.
 const LIMITS: FlightLimits = FlightLimits { requests: 512, bytes: 512 << 20, queue: 16_384 };
@@ -85,7 +87,7 @@ impl Traffic {
                 }
             }
         };
-        match tokio::time::timeout_at(deadline.into(), turn).await {
+        match tokio::time::timeout_at(deadline.into(), turn).instrument(trace::queue("process")).await {
             Ok(_) => Ok(room),
             Err(_) => Err(NoRoom::Late),
         }

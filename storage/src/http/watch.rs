@@ -1,7 +1,7 @@
 //! What happens at one endpoint: counted for metrics, and told in the log when its breaker turns.
 //!
 //! Invariant: an outage is one line when it begins, one a minute while somebody asks for what cannot be had, and one when
-//! it is over, however many requests fail meanwhile; no name and no line holds a secret.
+//! it is over, however many requests fail meanwhile; an endpoint that cannot be used is a line a minute; no name and no line holds a secret.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -131,6 +131,17 @@ pub(crate) enum Reason {
     Hedge,
 }
 
+impl Reason {
+    /// Its name in traces.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Retry => "retry",
+            Self::Hedge => "hedge",
+        }
+    }
+}
+
 /// Watches one endpoint.
 #[derive(Debug)]
 pub(crate) struct Watch {
@@ -142,6 +153,8 @@ pub(crate) struct Watch {
     requests: Counter,
     received: Arc<Counter>,
     outage: Mutex<Option<Outage>>,
+    /// When it was last told that the endpoint cannot be used.
+    unusable: Mutex<Option<Instant>>,
 }
 
 /// An outage that was told of.
@@ -163,6 +176,7 @@ impl Watch {
             requests: Counter::default(),
             received: Arc::default(),
             outage: Mutex::default(),
+            unusable: Mutex::default(),
         }
     }
 
@@ -184,7 +198,17 @@ impl Watch {
     /// A try has ended, and the endpoint's health is now `health`. The calls for an endpoint come in the order in which
     /// its health changed.
     pub(crate) fn ended(&self, now: Instant, health: &Health, result: &Result<(), Failure>) {
-        self.tries[TryOutcome::of(result) as usize].increment();
+        let outcome = TryOutcome::of(result);
+        self.tries[outcome as usize].increment();
+        // Of the origin, the reads that fail tell. Without this, nobody would hear that a mirror is never used.
+        if let (TryOutcome::Unusable, Err(failure), Role::Mirror | Role::Proxy) = (outcome, result, self.role)
+        {
+            let mut told = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.is_none_or(|told| now.saturating_duration_since(told) >= REMINDER) {
+                *told = Some(now);
+                tracing::warn!(endpoint = self.name, %failure, "the endpoint cannot be used, others are asked");
+            }
+        }
         let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
         match (&mut *outage, health.open_since) {
             (None, Some(since)) => {

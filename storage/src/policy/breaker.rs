@@ -61,7 +61,7 @@ impl Phase {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Closed, Self::Suspect, Self::Open, Self::HalfOpen];
 
-    /// Its name in metrics.
+    /// Its name in metrics and traces.
     pub fn name(self) -> &'static str {
         match self {
             Self::Closed => "closed",

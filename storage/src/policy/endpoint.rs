@@ -48,7 +48,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// Its name in metrics.
+    /// Its name in metrics, logs and traces.
     pub fn name(self) -> &'static str {
         match self {
             Self::Mirror => "mirror",
@@ -111,6 +111,19 @@ pub enum Waiting {
     Outage,
 }
 
+impl Waiting {
+    /// Its name in traces.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Room => "room",
+            Self::Backoff => "backoff",
+            Self::Throttled => "throttled",
+            Self::Bypass => "bypass",
+            Self::Outage => "outage",
+        }
+    }
+}
+
 /// Why a request is not tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GivenUp {
@@ -125,6 +138,7 @@ pub enum GivenUp {
 #[must_use = "a ticket that is not given back occupies its endpoint for ever"]
 pub struct Ticket {
     endpoint: EndpointIndex,
+    phase: Phase,
     pass: Pass,
     priority: Priority,
     sent: Instant,
@@ -135,6 +149,11 @@ impl Ticket {
     /// Where to send it.
     pub fn endpoint(&self) -> EndpointIndex {
         self.endpoint
+    }
+
+    /// What its breaker thought of the endpoint when it was sent.
+    pub fn phase(&self) -> Phase {
+        self.phase
     }
 
     /// Whether it must not use a connection that was used before.
@@ -173,6 +192,8 @@ pub struct Health {
     pub paused_until: Option<Instant>,
     /// The last ping was answered, or there are none.
     pub pings: bool,
+    /// False for a while after [`Failure::Unusable`]: the others are preferred.
+    pub usable: bool,
     /// Requests under way.
     pub in_flight: u32,
     /// Requests allowed at once.
@@ -213,6 +234,7 @@ impl Endpoint {
             openings: self.breaker.openings(),
             paused_until: self.paused(now),
             pings: self.pings,
+            usable: self.is_usable(now),
             in_flight: self.limit.in_flight(),
             limit: self.limit.limit(),
             waiting: self.line.len(),
@@ -428,6 +450,7 @@ impl Endpoints {
             return Err(Obstacle { until: now, why: Waiting::Backoff });
         }
         let pass = endpoint.breaker.pass(now, &mut self.random);
+        let phase = endpoint.breaker.phase();
         endpoint.limit.start(tries.priority);
         tries.sent(pass.is_trial());
         let hedge =
@@ -435,7 +458,7 @@ impl Endpoints {
                 (false, Admission::Blocked(next)) => next,
                 _ => now + TRIAL_PATIENCE,
             });
-        Ok(Ticket { endpoint: index, pass, priority: tries.priority, sent: now, hedge })
+        Ok(Ticket { endpoint: index, phase, pass, priority: tries.priority, sent: now, hedge })
     }
 
     /// Whether the request could go to an endpoint other than `index`.

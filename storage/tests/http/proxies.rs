@@ -22,7 +22,7 @@ fn serve(seen: &Seen) -> Reply {
     Reply::range(&content(SIZE), seen)
 }
 
-fn mirror(double: &Double) -> Mirror {
+pub fn mirror(double: &Double) -> Mirror {
     Mirror {
         host: SecretUrl::new(double.url()),
         headers: BTreeMap::from([("X-Registry".to_owned(), Secret::new("origin"))]),
@@ -43,7 +43,7 @@ fn proxied(double: &Double) -> Proxy {
     }
 }
 
-fn with_mirrors(origin: &Double, mirrors: Vec<Mirror>) -> RegistryConfig {
+pub fn with_mirrors(origin: &Double, mirrors: Vec<Mirror>) -> RegistryConfig {
     RegistryConfig { http: HttpOptions { mirrors, ..HttpOptions::default() }, ..config(origin) }
 }
 

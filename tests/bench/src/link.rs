@@ -343,7 +343,9 @@ mod tests {
         let shape = Shape { rtt: Duration::from_millis(10), bits_per_second: 40_000_000 };
         let link = Link::new(shape, server()).unwrap();
         let mut streams: Vec<_> = (0..4).map(|_| TcpStream::connect(link.addr()).unwrap()).collect();
-        streams.iter_mut().for_each(|stream| drop(ask(stream, 1)));
+        streams.iter_mut().for_each(|stream| {
+            let _ = ask(stream, 1);
+        });
         let before = link.traffic();
         let mut total = 0;
         // 0.5 s.

@@ -19,8 +19,7 @@ pub fn stored_bytes(image: &Image) -> Result<u64> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut tables = Vec::new();
     for blob in bootstrap.blobs() {
-        let request =
-            Request { priority: Priority::OnDemand, deadline: Instant::now() + Duration::from_secs(30) };
+        let request = Request::new(Priority::OnDemand, Instant::now() + Duration::from_secs(30));
         tables.push(runtime.block_on(ChunkTable::fetch(blob, &backend, request))?);
     }
     // By blob and place.

@@ -288,6 +288,8 @@ fn falsify_spans(expect: &Spans, record: &Record) -> Vec<(String, Record)> {
         links: Vec::new(),
         attributes: expect.with.clone(),
         failed: expect.failed.unwrap_or_default(),
+        is_client: false,
+        types: Default::default(),
     };
     let change = |count| {
         let mut changed = record.clone();

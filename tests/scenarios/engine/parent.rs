@@ -31,7 +31,13 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         println!("REFUSED {problem}");
     }
     if arguments.list {
-        scenarios.iter().for_each(|loaded| println!("{}: test", loaded.name));
+        for loaded in &scenarios {
+            println!("{}: test", loaded.name);
+            if arguments.verbose {
+                println!("    {}", loaded.scenario.about);
+                loaded.scenario.pains.iter().for_each(|pain| println!("    users suffered: {pain}"));
+            }
+        }
         return if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     if let Some(reason) = sandbox::missing().filter(|_| !scenarios.is_empty()) {

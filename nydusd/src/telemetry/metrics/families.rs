@@ -320,7 +320,7 @@ pub(super) static FAMILIES: &[Family] = &[
         name: "endpoint_paused",
         unit: SECONDS,
         kind: GAUGE,
-        help: "For how much longer the endpoint gets no requests because it asked for that (Retry-After); 0 if it did not.",
+        help: "For how much longer the endpoint gets no requests because it asked for that (Retry-After) or is throttled at one request at a time; else 0.",
         samples: OfEndpoint(|endpoint, to| {
             let until = endpoint.health.paused_until;
             let left = until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
@@ -333,6 +333,13 @@ pub(super) static FAMILIES: &[Family] = &[
         kind: GAUGE,
         help: "1 if the endpoint's last health check was answered or it has none; 0 while it is not, and others are preferred.",
         samples: OfEndpoint(|endpoint, to| to.gauge(&[], f64::from(u8::from(endpoint.health.pings)))),
+    },
+    Family {
+        name: "endpoint_usable",
+        unit: NO_UNIT,
+        kind: GAUGE,
+        help: "0 while others are preferred since the endpoint could not be used at all (no such host, a certificate that is not trusted); else 1.",
+        samples: OfEndpoint(|endpoint, to| to.gauge(&[], f64::from(u8::from(endpoint.health.usable)))),
     },
     Family {
         name: "endpoint_tries_in_flight",

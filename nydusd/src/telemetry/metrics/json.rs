@@ -44,6 +44,7 @@ fn endpoint(endpoint: &EndpointStatus) -> Value {
         "breaker_open_millis": health.open_since.map(|since| millis(now.saturating_duration_since(since))),
         "paused_millis": health.paused_until.map(|until| millis(until.saturating_duration_since(now))),
         "ping_answered": health.pings,
+        "usable": health.usable,
         "tries_in_flight": health.in_flight,
         "tries_limit": health.limit,
         "tries_waiting": health.waiting,

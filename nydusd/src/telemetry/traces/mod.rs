@@ -18,7 +18,7 @@ use opentelemetry::trace::{SpanContext, TraceContextExt as _, TracerProvider as 
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{BatchSpanProcessor, SdkTracerProvider};
+use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider};
 use tracing::{Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::filter::Targets;
@@ -48,7 +48,9 @@ impl Traces {
             .context("cannot make a client of the trace collector")?;
         let attributes =
             settings.resource.iter().map(|(key, value)| KeyValue::new(key.clone(), value.clone()));
-        let processor = SlowTraces::new(settings.threshold, BatchSpanProcessor::builder(exporter).build());
+        let batches = BatchConfigBuilder::default().with_max_queue_size(slow::MAX_SPANS).build();
+        let batches = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
+        let processor = SlowTraces::new(settings.threshold, batches);
         let provider = SdkTracerProvider::builder()
             .with_resource(Resource::builder_empty().with_attributes(attributes).build())
             .with_span_processor(processor)
@@ -65,8 +67,11 @@ impl Traces {
         tracing_opentelemetry::layer()
             .with_tracer(self.0.tracer("nydusd"))
             .with_location(false)
+            .with_target(false)
             .with_threads(false)
             .with_tracked_inactivity(false)
+            // Nobody here asks OpenTelemetry which span is the current one.
+            .with_context_activation(false)
             .with_filter(Targets::new().with_target(storage::trace::TARGET, tracing::Level::TRACE))
     }
 }

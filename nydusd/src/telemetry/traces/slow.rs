@@ -16,7 +16,9 @@ use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 /// The most traces that are collected at a time: readers that wait.
 const MAX_TRACES: usize = 1024;
 /// The most spans of one trace; what is beyond is counted in the first span.
-const MAX_SPANS: usize = 256;
+const MAX_SPANS_OF_ONE: usize = 256;
+/// The most spans that wait, of all traces.
+pub const MAX_SPANS: usize = 16 << 10;
 
 /// The first span of traces that are never dropped, since those of reads refer to it.
 const ALWAYS: &str = "mount";
@@ -25,14 +27,63 @@ const ALWAYS: &str = "mount";
 #[derive(Debug)]
 pub struct SlowTraces<P> {
     threshold: Duration,
-    waiting: Mutex<HashMap<TraceId, Waiting>>,
+    waiting: Mutex<Waiting>,
     next: P,
 }
 
+/// Spans whose traces have not ended.
 #[derive(Debug, Default)]
 struct Waiting {
+    traces: HashMap<TraceId, Trace>,
+    /// Of all traces.
+    spans: usize,
+    /// Counts traces, to tell the oldest.
+    begun: u64,
+}
+
+#[derive(Debug, Default)]
+struct Trace {
     spans: Vec<SpanData>,
     left_out: i64,
+    number: u64,
+}
+
+impl Waiting {
+    /// Keeps a span until its trace ends.
+    fn keep(&mut self, span: SpanData) {
+        let id = span.span_context.trace_id();
+        if !self.traces.contains_key(&id) {
+            if self.traces.len() >= MAX_TRACES {
+                self.forget_oldest();
+            }
+            self.begun += 1;
+            self.traces.insert(id, Trace { number: self.begun, ..Trace::default() });
+        }
+        if self.spans >= MAX_SPANS {
+            self.forget_oldest();
+        }
+        match self.traces.get_mut(&id) {
+            Some(trace) if trace.spans.len() < MAX_SPANS_OF_ONE => {
+                trace.spans.push(span);
+                self.spans += 1;
+            }
+            Some(trace) => trace.left_out += 1,
+            // It was the oldest itself.
+            None => {}
+        }
+    }
+
+    /// A trace that has not ended for the longest time may be one that never will.
+    fn forget_oldest(&mut self) {
+        let oldest = self.traces.iter().min_by_key(|(_, trace)| trace.number).map(|(id, _)| *id);
+        oldest.and_then(|oldest| self.take(oldest));
+    }
+
+    fn take(&mut self, id: TraceId) -> Option<Trace> {
+        let trace = self.traces.remove(&id)?;
+        self.spans -= trace.spans.len();
+        Some(trace)
+    }
 }
 
 impl<P> SlowTraces<P> {
@@ -48,20 +99,11 @@ impl<P: SpanProcessor> SpanProcessor for SlowTraces<P> {
     }
 
     fn on_end(&self, mut span: SpanData) {
-        let trace = span.span_context.trace_id();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if span.parent_span_id != SpanId::INVALID {
-            let known = waiting.len();
-            match waiting.entry(trace) {
-                std::collections::hash_map::Entry::Vacant(_) if known >= MAX_TRACES => {}
-                entry => {
-                    let trace = entry.or_default();
-                    if trace.spans.len() < MAX_SPANS { trace.spans.push(span) } else { trace.left_out += 1 }
-                }
-            }
-            return;
+            return waiting.keep(span);
         }
-        let Waiting { spans, left_out } = waiting.remove(&trace).unwrap_or_default();
+        let Trace { spans, left_out, .. } = waiting.take(span.span_context.trace_id()).unwrap_or_default();
         drop(waiting);
         let took = span.end_time.duration_since(span.start_time).unwrap_or_default();
         if took < self.threshold && span.name != ALWAYS && !matches!(span.status, Status::Error { .. }) {
@@ -91,6 +133,8 @@ impl<P: SpanProcessor> SpanProcessor for SlowTraces<P> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use opentelemetry::trace::{
         Span as _, SpanBuilder, TraceContextExt as _, Tracer as _, TracerProvider as _,
     };
@@ -134,8 +178,55 @@ mod tests {
 
     #[test]
     fn a_trace_of_too_many_spans_says_how_many_were_left_out() {
-        let (names, attributes) = sent("read", Duration::from_secs(1), MAX_SPANS + 3, Status::Unset);
-        assert_eq!(names.len(), MAX_SPANS + 1);
+        let (names, attributes) = sent("read", Duration::from_secs(1), MAX_SPANS_OF_ONE + 3, Status::Unset);
+        assert_eq!(names.len(), MAX_SPANS_OF_ONE + 1);
         assert_eq!(attributes, [KeyValue::new("nydus.spans_left_out", 3_i64)]);
+    }
+    #[test]
+    fn traces_that_never_end_make_room_for_those_that_do() {
+        let exporter = InMemorySpanExporter::default();
+        let next = SimpleSpanProcessor::new(exporter.clone());
+        let processor = Arc::new(SlowTraces::new(Duration::ZERO, next));
+        let provider = SdkTracerProvider::builder().with_span_processor(Shared(processor.clone())).build();
+        let tracer = provider.tracer("test");
+        let begin = || Context::new().with_span(tracer.start_with_context("read", &Context::new()));
+        let part = |context: &Context| tracer.start_with_context("part", context).end();
+        // More traces, and more spans in them, than are kept.
+        let endless: Vec<Context> = (0..MAX_TRACES + 100).map(|_| begin()).collect();
+        for _ in 0..2 * MAX_SPANS / MAX_TRACES {
+            endless.iter().for_each(part);
+        }
+        let waiting = processor.waiting.lock().unwrap();
+        assert!(waiting.spans <= MAX_SPANS && waiting.traces.len() <= MAX_TRACES, "{waiting:?}");
+        assert_eq!(waiting.spans, waiting.traces.values().map(|trace| trace.spans.len()).sum::<usize>());
+        drop(waiting);
+        let ends = begin();
+        part(&ends);
+        ends.span().end();
+        let sent = exporter.get_finished_spans().unwrap();
+        let names: Vec<&str> = sent.iter().map(|span| span.name.as_ref()).collect();
+        assert_eq!(names, ["part", "read"]);
+    }
+
+    /// A processor that the test looks into.
+    #[derive(Debug)]
+    struct Shared<P>(Arc<SlowTraces<P>>);
+
+    impl<P: SpanProcessor> SpanProcessor for Shared<P> {
+        fn on_start(&self, span: &mut Span, context: &Context) {
+            self.0.on_start(span, context);
+        }
+
+        fn on_end(&self, span: SpanData) {
+            self.0.on_end(span);
+        }
+
+        fn force_flush(&self) -> OTelSdkResult {
+            self.0.force_flush()
+        }
+
+        fn shutdown_with_timeout(&self, timeout: Duration) -> OTelSdkResult {
+            self.0.shutdown_with_timeout(timeout)
+        }
     }
 }

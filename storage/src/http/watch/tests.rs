@@ -150,3 +150,25 @@ fn outcomes_are_numbered_in_order_and_named_apart() {
         assert_eq!(same, 1, "{}", outcome.name());
     }
 }
+
+#[test]
+fn a_mirror_that_cannot_be_used_is_told_once_a_minute_and_an_origin_by_its_reads() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let health = Endpoint::new().status().health;
+    let (origin, mirror) =
+        (Watch::new("o".into(), Role::Origin), Watch::new("mirror m".into(), Role::Mirror));
+    let start = Instant::now();
+    for second in 0..150 {
+        let failure = Err(Failure::Unusable("invalid peer certificate: Expired".to_owned()));
+        for watch in [&origin, &mirror] {
+            watch.ended(start + Duration::from_secs(second), &health, &failure);
+        }
+    }
+    let told = lines.take();
+    assert_eq!(told.len(), 3, "{told:?}");
+    let parts = ["WARN", "cannot be used", "mirror m", "Expired"];
+    assert!(told.iter().all(|line| parts.iter().all(|part| line.contains(part))), "{told:?}");
+}
