@@ -1,15 +1,17 @@
 //! Misses: from wanted units to published chunks.
 //!
 //! `launch` widens and groups what one reader opened; each group is led by a task of its own, which claims its units
-//! among the processes, reads them with one request, and lands each: decode, check, answer, write, publish.
-//! Nothing that failed a check is written or handed out. A reader that goes away does not end a flight.
+//! among the processes, reads them with one request, and lands each when its bytes have come: decode, check, answer, write,
+//! publish. Nothing that failed a check is written or handed out. A reader that goes away does not end a flight.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::join_all;
-use storage::backend::{Priority, Request};
+use futures_util::future::{OptionFuture, join_all};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use storage::backend::{Arrivals, Priority, Request};
 use storage::blob::{Unit, check_chunk};
 use storage::digest::Digest;
 use storage::policy::attempts::Attempts;
@@ -17,6 +19,7 @@ use storage::trace::{self, TARGET};
 use tracing::{Instrument as _, info_span};
 
 use crate::blob::{Inner, Record};
+use crate::deal::Deal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::flight::{Boarding, Leader};
 use crate::plan::{self, Span};
@@ -255,67 +258,95 @@ async fn wait_and_lead(blob: Arc<Inner>, mut flying: Flying) {
     request(&blob, vec![flying], Attempts::new()).await;
 }
 
-/// Reads the units with one request and lands each. They ascend by offset and touch, but for small gaps. Whatever is asked
-/// for again is on the account of `attempts`.
+/// Reads the units with one request and lands each as soon as its bytes have come. They ascend by offset and touch, but for
+/// small gaps. Whatever is asked for again is on the account of `attempts`.
 async fn request(blob: &Arc<Inner>, group: Vec<Flying>, attempts: Attempts) {
-    let error = match read(blob, &group, &attempts).await {
-        Ok((start, bytes, share)) => {
-            let landings = group.into_iter().map(|flying| {
-                let from = (flying.unit.offset - start) as usize;
-                let to = from.saturating_add(flying.unit.len as usize).min(bytes.len());
-                land(blob, flying, bytes.slice(from.min(to)..to), &attempts)
-            });
-            join_all(landings).await;
-            // Only now: until it is written, it is in memory.
-            return drop(share);
-        }
-        Err(error) => error,
+    let spans: Vec<_> = group.iter().map(Flying::span).collect();
+    let deadline = group.iter().map(|flying| flying.leader.deadline()).max().unwrap_or_else(Instant::now);
+    let decoded: u64 = group.iter().map(|flying| flying.unit.decoded_size()).sum();
+    let range = plan::cover(&spans);
+    let single = (group.len() == 1).then(|| group[0].unit.clone());
+    // What a request of many brings is in memory twice: as it came, and cut into units.
+    let stored = (range.end - range.start).saturating_mul(if single.is_some() { 1 } else { 2 });
+    let memory = blob.shared.budget(stored.saturating_add(decoded), deadline);
+    let share = match memory.instrument(trace::queue("memory")).await {
+        Ok(share) => share,
+        Err(error) => return give_up(blob, group, single.is_some(), error, &attempts).await,
     };
-    if group.len() == 1 || error.kind() == ErrorKind::TimedOut {
-        return group.iter().for_each(|flying| flying.leader.answer(Err(error.clone())));
+    let (arrivals, mut pieces) = Arrivals::new();
+    let reading = async {
+        match &single {
+            Some(unit) => read_unit(blob, unit, deadline, &attempts).await,
+            None => {
+                let (attempts, arrivals) = (attempts.clone(), Some(arrivals));
+                let request = Request { priority: Priority::OnDemand, deadline, attempts, arrivals };
+                read_range(blob, range.clone(), request).await
+            }
+        }
+    };
+    let mut reading = std::pin::pin!(reading);
+    let mut deal = Deal::new(&spans);
+    let mut group: Vec<_> = group.into_iter().map(Some).collect();
+    let mut arrived = |(index, stored): (usize, Bytes)| {
+        let flying = group.get_mut(index)?.take()?;
+        Some(land(blob, flying, stored, attempts.clone()))
+    };
+    let mut landings = FuturesUnordered::new();
+    let result = loop {
+        let dealt = tokio::select! {
+            biased;
+            Some((at, piece)) = pieces.recv() => deal.take(at, &piece),
+            Some(()) = landings.next(), if !landings.is_empty() => continue,
+            result = &mut reading => break result,
+        };
+        landings.extend(dealt.into_iter().filter_map(&mut arrived));
+    };
+    let mut last = Vec::new();
+    while let Ok((at, piece)) = pieces.try_recv() {
+        last.extend(deal.take(at, &piece));
+    }
+    if let Ok(bytes) = &result {
+        last.extend(deal.rest(range.start, bytes));
+    }
+    landings.extend(last.into_iter().filter_map(&mut arrived));
+    let left: Vec<_> = group.into_iter().flatten().collect();
+    let given_up = result.err().map(|error| give_up(blob, left, single.is_some(), error, &attempts));
+    tokio::join!(OptionFuture::from(given_up), async { while landings.next().await.is_some() {} });
+    // Only now: until it is written, it is in memory.
+    drop(share);
+}
+
+/// What is left of a request that failed.
+async fn give_up(blob: &Arc<Inner>, left: Vec<Flying>, is_single: bool, error: Error, attempts: &Attempts) {
+    if is_single || error.kind() == ErrorKind::TimedOut {
+        return left.iter().for_each(|flying| flying.leader.answer(Err(error.clone())));
     }
     // A unit that cannot be read, such as one beyond the end of a short blob, must not fail its neighbours: those that
     // somebody asked for are read one by one, the others given up. After failures that pass, each is one try more.
-    let asked = group.into_iter().filter(|flying| !flying.leader.asked().is_empty());
+    let asked = left.into_iter().filter(|flying| !flying.leader.asked().is_empty());
     let (again, spent): (Vec<_>, Vec<_>) =
         asked.partition(|_| error.kind() != ErrorKind::Unavailable || attempts.take());
     spent.iter().for_each(|flying| flying.leader.answer(Err(error.clone())));
-    join_all(again.into_iter().map(|flying| Box::pin(request(blob, vec![flying], attempts.clone())))).await;
+    join_all(again.into_iter().map(|flying| Box::pin(request(blob, vec![flying], attempts.of_another()))))
+        .await;
 }
 
-async fn read(
-    blob: &Arc<Inner>,
-    group: &[Flying],
-    attempts: &Attempts,
-) -> Result<(u64, Bytes, tokio::sync::OwnedSemaphorePermit)> {
-    let spans: Vec<_> = group.iter().map(Flying::span).collect();
-    let range = plan::cover(&spans);
-    let deadline = group.iter().map(|flying| flying.leader.deadline()).max().unwrap_or_else(Instant::now);
-    let decoded: u64 = group.iter().map(|flying| flying.unit.decoded_size()).sum();
-    let len = range.end - range.start;
-    let share =
-        blob.shared.budget(len.saturating_add(decoded), deadline).instrument(trace::queue("memory")).await?;
-    let bytes = match group {
-        [flying] => read_unit(blob, &flying.unit, deadline, attempts).await?,
-        _ => {
-            let attempts = attempts.clone();
-            let request = Request { priority: Priority::OnDemand, deadline, attempts };
-            let read = blob.shared.backend.read(&blob.description.id, range.start, len, request);
-            let bytes = count(blob, deadline, read).await?;
-            if bytes.len() as u64 != len {
-                return Err(Error::corrupt(
-                    format!("blob {} bytes {} + {len}", blob.description.id, range.start),
-                    format!("{} bytes came", bytes.len()),
-                ));
-            }
-            bytes
-        }
-    };
-    Ok((range.start, bytes, share))
+async fn read_range(blob: &Arc<Inner>, range: Range<u64>, request: Request) -> Result<Bytes> {
+    let (len, deadline) = (range.end - range.start, request.deadline);
+    let read = blob.shared.backend.read(&blob.description.id, range.start, len, request);
+    let bytes = count(blob, deadline, read).await?;
+    if bytes.len() as u64 != len {
+        return Err(Error::corrupt(
+            format!("blob {} bytes {} + {len}", blob.description.id, range.start),
+            format!("{} bytes came", bytes.len()),
+        ));
+    }
+    Ok(bytes)
 }
 
 async fn read_unit(blob: &Arc<Inner>, unit: &Unit, deadline: Instant, attempts: &Attempts) -> Result<Bytes> {
-    let request = Request { priority: Priority::OnDemand, deadline, attempts: attempts.clone() };
+    let attempts = attempts.clone();
+    let request = Request { priority: Priority::OnDemand, deadline, attempts, arrivals: None };
     let read = unit.fetch(&blob.description, blob.shared.backend.as_ref(), request);
     count(blob, deadline, read).await
 }
@@ -381,7 +412,7 @@ enum Verdict {
 }
 
 /// Turns the stored bytes of a unit into chunks, answers who waits, then keeps them.
-async fn land(blob: &Arc<Inner>, mut flying: Flying, mut stored: Bytes, attempts: &Attempts) {
+async fn land(blob: &Arc<Inner>, mut flying: Flying, mut stored: Bytes, mut attempts: Attempts) {
     // What is asked for from here on is not in this answer; it is told to ask again.
     let asked = flying.leader.asked();
     let deadline = flying.leader.deadline();
@@ -411,7 +442,9 @@ async fn land(blob: &Arc<Inner>, mut flying: Flying, mut stored: Bytes, attempts
             break (digests, verdicts);
         }
         attempts.were_wrong();
-        match again(blob, &mut flying, &asked, deadline, attempts).await {
+        // Units of one request may be wrong one after the other: who sends this one again is not to blame for the others.
+        attempts = attempts.of_another();
+        match again(blob, &mut flying, &asked, deadline, &attempts).await {
             Ok(bytes) => stored = bytes,
             Err(error) => return flying.leader.answer(Err(error)),
         }
