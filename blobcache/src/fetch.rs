@@ -22,7 +22,7 @@ use crate::blob::{Inner, Record};
 use crate::deal::Deal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::flight::{Boarding, Leader};
-use crate::plan::{self, Span};
+use crate::plan::{self, Span, Widening};
 use crate::shelf::{Form, Place};
 use crate::table::{Origin, Table};
 
@@ -111,7 +111,7 @@ impl Flying {
     }
 
     fn span(&self) -> Span {
-        Span { offset: self.unit.offset, len: self.unit.len, alone: self.unit.len_is_bound }
+        Span::of(&self.unit)
     }
 
     fn answer_all(&self, piece: &Piece) {
@@ -165,51 +165,59 @@ impl Drop for Claim {
 /// Starts the flights that one reader opened.
 pub(crate) fn launch(blob: &Arc<Inner>, mut opened: Vec<Flying>, table: Option<&Table>) {
     opened.sort_by_key(|flying| flying.unit.offset);
-    let gap = blob.shared.options.amplify_bytes / 128;
+    let gap = plan::gap(blob.shared.options.amplify_bytes);
     let spans: Vec<_> = opened.iter().map(Flying::span).collect();
     let mut groups = plan::requests(&spans, gap);
     // From behind, so that a widened request does not meet the next one's units unopened.
     while let Some(group) = groups.pop() {
         let mut group = opened.split_off(group.start);
         if let Some(table) = table {
-            widen(blob, &mut group, table, gap);
+            widen(blob, &mut group, table);
         }
         blob.shared.runtime.spawn(lead(Arc::clone(blob), group).in_current_span());
     }
 }
 
-/// Adds the units that follow, as long as they are worth it: stored next to it, not here, nobody's, with a known digest,
-/// and within the limit of the options.
-fn widen(blob: &Arc<Inner>, group: &mut Vec<Flying>, table: &Table, gap: u64) {
+/// Adds units that lie around, as long as they are worth it: stored next to it, not here, nobody's, with a known digest,
+/// and within the limits of [`Widening`].
+fn widen(blob: &Arc<Inner>, group: &mut Vec<Flying>, table: &Table) {
     let limit = blob.shared.options.amplify_bytes;
-    let Some(last) = group.last() else { return };
+    let (Some(first), Some(last)) = (group.first(), group.last()) else { return };
     let (origin, deadline) = (last.origin, last.leader.deadline());
     if limit == 0 || origin.is_none() || last.span().alone || !blob.shelf.accepts_writes() {
         return;
     }
     let spans: Vec<_> = group.iter().map(Flying::span).collect();
-    let mut range = plan::cover(&spans);
-    let mut next = last.unit.members.last().and_then(|chunk| chunk.index.checked_add(1));
-    while let Some(index) = next.filter(|index| *index < table.chunks.len()) {
-        let Ok(unit) = table.chunks.unit(&blob.description, index) else { break };
-        let (Some(end), Some(first)) = (unit.offset.checked_add(unit.len), unit.members.first()) else {
-            break;
-        };
-        let fits = unit.offset <= range.end + gap && end > range.end && end - range.start <= limit;
+    let mut widening = Widening::new(plan::cover(&spans), limit);
+    let open = |index: u32, takes: &mut dyn FnMut(Span) -> bool| {
+        let unit = table.chunks.unit(&blob.description, index).ok()?;
+        let place = Place::from(unit.members.first()?);
         let wanted = !blob.confirmed(index) && !blob.shelf.trusted(index) && !blob.shelf.claimed(index);
-        let known = blob.digests.at_hand(blob, Place::from(first)).is_some();
-        if !(fits && wanted && known && unit.offset >= range.start) {
-            break;
+        if !wanted || blob.digests.at_hand(blob, place).is_none() || !takes(Span::of(&unit)) {
+            return None;
         }
-        let key = Key::of(&unit, index);
         let landed = || blob.confirmed(index);
-        let Boarding::Opened(_, leader) = blob.shelf.flights.board(key, None, deadline, landed) else {
-            break;
-        };
-        range.end = end;
-        next = unit.members.last().and_then(|chunk| chunk.index.checked_add(1));
-        group.push(Flying::new(unit, leader, None, origin, false));
+        match blob.shelf.flights.board(Key::of(&unit, index), None, deadline, landed) {
+            Boarding::Opened(_, leader) => Some(Flying::new(unit, leader, None, origin, false)),
+            _ => None,
+        }
+    };
+    let mut before = Vec::new();
+    let mut previous = first.unit.members.first().and_then(|chunk| chunk.index.checked_sub(1));
+    while let Some(flying) = previous.and_then(|index| open(index, &mut |span| widening.before(span))) {
+        previous = flying.unit.members.first().and_then(|chunk| chunk.index.checked_sub(1));
+        before.push(flying);
     }
+    while let Some(flying) = group.last().and_then(|flying| {
+        let chunk = flying.unit.members.last()?;
+        let index = chunk.index.checked_add(1).filter(|index| *index < table.chunks.len())?;
+        // Only the last chunk of a file is shorter.
+        let continues = chunk.uncompressed_size == blob.description.chunk_size;
+        open(index, &mut |span| widening.after(span, continues))
+    }) {
+        group.push(flying);
+    }
+    group.splice(0..0, before.into_iter().rev());
 }
 
 /// Claims a group's units and fetches those that are ours; the others wait for who has them, each by itself.
@@ -227,7 +235,7 @@ async fn lead(blob: Arc<Inner>, group: Vec<Flying>) {
         }
     }
     let spans: Vec<_> = ours.iter().map(Flying::span).collect();
-    let mut groups = plan::requests(&spans, blob.shared.options.amplify_bytes / 128);
+    let mut groups = plan::requests(&spans, plan::gap(blob.shared.options.amplify_bytes));
     let mut requests = Vec::new();
     while let Some(group) = groups.pop() {
         requests.push(request(&blob, ours.split_off(group.start), Attempts::new()));
