@@ -1,15 +1,17 @@
 //! Misses: from wanted units to published chunks.
 //!
 //! `launch` widens and groups what one reader opened; each group is led by a task of its own, which claims its units
-//! among the processes, reads them with one request, and lands each: decode, check, answer, write, publish.
-//! Nothing that failed a check is written or handed out. A reader that goes away does not end a flight.
+//! among the processes, reads them with one request, and lands each when its bytes have come: decode, check, answer, write,
+//! publish. Nothing that failed a check is written or handed out. A reader that goes away does not end a flight.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::join_all;
-use storage::backend::{Priority, Request};
+use futures_util::future::{OptionFuture, join_all};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use storage::backend::{Arrivals, Priority, Request};
 use storage::blob::{Unit, check_chunk};
 use storage::digest::Digest;
 use storage::policy::attempts::Attempts;
@@ -17,9 +19,10 @@ use storage::trace::{self, TARGET};
 use tracing::{Instrument as _, info_span};
 
 use crate::blob::{Inner, Record};
+use crate::deal::Deal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::flight::{Boarding, Leader};
-use crate::plan::{self, Span};
+use crate::plan::{self, Span, Widening};
 use crate::shelf::{Form, Place};
 use crate::table::{Origin, Table};
 
@@ -108,7 +111,7 @@ impl Flying {
     }
 
     fn span(&self) -> Span {
-        Span { offset: self.unit.offset, len: self.unit.len, alone: self.unit.len_is_bound }
+        Span::of(&self.unit)
     }
 
     fn answer_all(&self, piece: &Piece) {
@@ -162,51 +165,59 @@ impl Drop for Claim {
 /// Starts the flights that one reader opened.
 pub(crate) fn launch(blob: &Arc<Inner>, mut opened: Vec<Flying>, table: Option<&Table>) {
     opened.sort_by_key(|flying| flying.unit.offset);
-    let gap = blob.shared.options.amplify_bytes / 128;
+    let gap = plan::gap(blob.shared.options.amplify_bytes);
     let spans: Vec<_> = opened.iter().map(Flying::span).collect();
     let mut groups = plan::requests(&spans, gap);
     // From behind, so that a widened request does not meet the next one's units unopened.
     while let Some(group) = groups.pop() {
         let mut group = opened.split_off(group.start);
         if let Some(table) = table {
-            widen(blob, &mut group, table, gap);
+            widen(blob, &mut group, table);
         }
         blob.shared.runtime.spawn(lead(Arc::clone(blob), group).in_current_span());
     }
 }
 
-/// Adds the units that follow, as long as they are worth it: stored next to it, not here, nobody's, with a known digest,
-/// and within the limit of the options.
-fn widen(blob: &Arc<Inner>, group: &mut Vec<Flying>, table: &Table, gap: u64) {
+/// Adds units that lie around, as long as they are worth it: stored next to it, not here, nobody's, with a known digest,
+/// and within the limits of [`Widening`].
+fn widen(blob: &Arc<Inner>, group: &mut Vec<Flying>, table: &Table) {
     let limit = blob.shared.options.amplify_bytes;
-    let Some(last) = group.last() else { return };
+    let (Some(first), Some(last)) = (group.first(), group.last()) else { return };
     let (origin, deadline) = (last.origin, last.leader.deadline());
     if limit == 0 || origin.is_none() || last.span().alone || !blob.shelf.accepts_writes() {
         return;
     }
     let spans: Vec<_> = group.iter().map(Flying::span).collect();
-    let mut range = plan::cover(&spans);
-    let mut next = last.unit.members.last().and_then(|chunk| chunk.index.checked_add(1));
-    while let Some(index) = next.filter(|index| *index < table.chunks.len()) {
-        let Ok(unit) = table.chunks.unit(&blob.description, index) else { break };
-        let (Some(end), Some(first)) = (unit.offset.checked_add(unit.len), unit.members.first()) else {
-            break;
-        };
-        let fits = unit.offset <= range.end + gap && end > range.end && end - range.start <= limit;
+    let mut widening = Widening::new(plan::cover(&spans), limit);
+    let open = |index: u32, takes: &mut dyn FnMut(Span) -> bool| {
+        let unit = table.chunks.unit(&blob.description, index).ok()?;
+        let place = Place::from(unit.members.first()?);
         let wanted = !blob.confirmed(index) && !blob.shelf.trusted(index) && !blob.shelf.claimed(index);
-        let known = blob.digests.at_hand(blob, Place::from(first)).is_some();
-        if !(fits && wanted && known && unit.offset >= range.start) {
-            break;
+        if !wanted || blob.digests.at_hand(blob, place).is_none() || !takes(Span::of(&unit)) {
+            return None;
         }
-        let key = Key::of(&unit, index);
         let landed = || blob.confirmed(index);
-        let Boarding::Opened(_, leader) = blob.shelf.flights.board(key, None, deadline, landed) else {
-            break;
-        };
-        range.end = end;
-        next = unit.members.last().and_then(|chunk| chunk.index.checked_add(1));
-        group.push(Flying::new(unit, leader, None, origin, false));
+        match blob.shelf.flights.board(Key::of(&unit, index), None, deadline, landed) {
+            Boarding::Opened(_, leader) => Some(Flying::new(unit, leader, None, origin, false)),
+            _ => None,
+        }
+    };
+    let mut before = Vec::new();
+    let mut previous = first.unit.members.first().and_then(|chunk| chunk.index.checked_sub(1));
+    while let Some(flying) = previous.and_then(|index| open(index, &mut |span| widening.before(span))) {
+        previous = flying.unit.members.first().and_then(|chunk| chunk.index.checked_sub(1));
+        before.push(flying);
     }
+    while let Some(flying) = group.last().and_then(|flying| {
+        let chunk = flying.unit.members.last()?;
+        let index = chunk.index.checked_add(1).filter(|index| *index < table.chunks.len())?;
+        // Only the last chunk of a file is shorter.
+        let continues = chunk.uncompressed_size == blob.description.chunk_size;
+        open(index, &mut |span| widening.after(span, continues))
+    }) {
+        group.push(flying);
+    }
+    group.splice(0..0, before.into_iter().rev());
 }
 
 /// Claims a group's units and fetches those that are ours; the others wait for who has them, each by itself.
@@ -224,7 +235,7 @@ async fn lead(blob: Arc<Inner>, group: Vec<Flying>) {
         }
     }
     let spans: Vec<_> = ours.iter().map(Flying::span).collect();
-    let mut groups = plan::requests(&spans, blob.shared.options.amplify_bytes / 128);
+    let mut groups = plan::requests(&spans, plan::gap(blob.shared.options.amplify_bytes));
     let mut requests = Vec::new();
     while let Some(group) = groups.pop() {
         requests.push(request(&blob, ours.split_off(group.start), Attempts::new()));
@@ -255,67 +266,95 @@ async fn wait_and_lead(blob: Arc<Inner>, mut flying: Flying) {
     request(&blob, vec![flying], Attempts::new()).await;
 }
 
-/// Reads the units with one request and lands each. They ascend by offset and touch, but for small gaps. Whatever is asked
-/// for again is on the account of `attempts`.
+/// Reads the units with one request and lands each as soon as its bytes have come. They ascend by offset and touch, but for
+/// small gaps. Whatever is asked for again is on the account of `attempts`.
 async fn request(blob: &Arc<Inner>, group: Vec<Flying>, attempts: Attempts) {
-    let error = match read(blob, &group, &attempts).await {
-        Ok((start, bytes, share)) => {
-            let landings = group.into_iter().map(|flying| {
-                let from = (flying.unit.offset - start) as usize;
-                let to = from.saturating_add(flying.unit.len as usize).min(bytes.len());
-                land(blob, flying, bytes.slice(from.min(to)..to), &attempts)
-            });
-            join_all(landings).await;
-            // Only now: until it is written, it is in memory.
-            return drop(share);
-        }
-        Err(error) => error,
+    let spans: Vec<_> = group.iter().map(Flying::span).collect();
+    let deadline = group.iter().map(|flying| flying.leader.deadline()).max().unwrap_or_else(Instant::now);
+    let decoded: u64 = group.iter().map(|flying| flying.unit.decoded_size()).sum();
+    let range = plan::cover(&spans);
+    let single = (group.len() == 1).then(|| group[0].unit.clone());
+    // What a request of many brings is in memory twice: as it came, and cut into units.
+    let stored = (range.end - range.start).saturating_mul(if single.is_some() { 1 } else { 2 });
+    let memory = blob.shared.budget(stored.saturating_add(decoded), deadline);
+    let share = match memory.instrument(trace::queue("memory")).await {
+        Ok(share) => share,
+        Err(error) => return give_up(blob, group, single.is_some(), error, &attempts).await,
     };
-    if group.len() == 1 || error.kind() == ErrorKind::TimedOut {
-        return group.iter().for_each(|flying| flying.leader.answer(Err(error.clone())));
+    let (arrivals, mut pieces) = Arrivals::new();
+    let reading = async {
+        match &single {
+            Some(unit) => read_unit(blob, unit, deadline, &attempts).await,
+            None => {
+                let (attempts, arrivals) = (attempts.clone(), Some(arrivals));
+                let request = Request { priority: Priority::OnDemand, deadline, attempts, arrivals };
+                read_range(blob, range.clone(), request).await
+            }
+        }
+    };
+    let mut reading = std::pin::pin!(reading);
+    let mut deal = Deal::new(&spans);
+    let mut group: Vec<_> = group.into_iter().map(Some).collect();
+    let mut arrived = |(index, stored): (usize, Bytes)| {
+        let flying = group.get_mut(index)?.take()?;
+        Some(land(blob, flying, stored, attempts.clone()))
+    };
+    let mut landings = FuturesUnordered::new();
+    let result = loop {
+        let dealt = tokio::select! {
+            biased;
+            Some((at, piece)) = pieces.recv() => deal.take(at, &piece),
+            Some(()) = landings.next(), if !landings.is_empty() => continue,
+            result = &mut reading => break result,
+        };
+        landings.extend(dealt.into_iter().filter_map(&mut arrived));
+    };
+    let mut last = Vec::new();
+    while let Ok((at, piece)) = pieces.try_recv() {
+        last.extend(deal.take(at, &piece));
+    }
+    if let Ok(bytes) = &result {
+        last.extend(deal.rest(range.start, bytes));
+    }
+    landings.extend(last.into_iter().filter_map(&mut arrived));
+    let left: Vec<_> = group.into_iter().flatten().collect();
+    let given_up = result.err().map(|error| give_up(blob, left, single.is_some(), error, &attempts));
+    tokio::join!(OptionFuture::from(given_up), async { while landings.next().await.is_some() {} });
+    // Only now: until it is written, it is in memory.
+    drop(share);
+}
+
+/// What is left of a request that failed.
+async fn give_up(blob: &Arc<Inner>, left: Vec<Flying>, is_single: bool, error: Error, attempts: &Attempts) {
+    if is_single || error.kind() == ErrorKind::TimedOut {
+        return left.iter().for_each(|flying| flying.leader.answer(Err(error.clone())));
     }
     // A unit that cannot be read, such as one beyond the end of a short blob, must not fail its neighbours: those that
     // somebody asked for are read one by one, the others given up. After failures that pass, each is one try more.
-    let asked = group.into_iter().filter(|flying| !flying.leader.asked().is_empty());
+    let asked = left.into_iter().filter(|flying| !flying.leader.asked().is_empty());
     let (again, spent): (Vec<_>, Vec<_>) =
         asked.partition(|_| error.kind() != ErrorKind::Unavailable || attempts.take());
     spent.iter().for_each(|flying| flying.leader.answer(Err(error.clone())));
-    join_all(again.into_iter().map(|flying| Box::pin(request(blob, vec![flying], attempts.clone())))).await;
+    join_all(again.into_iter().map(|flying| Box::pin(request(blob, vec![flying], attempts.of_another()))))
+        .await;
 }
 
-async fn read(
-    blob: &Arc<Inner>,
-    group: &[Flying],
-    attempts: &Attempts,
-) -> Result<(u64, Bytes, tokio::sync::OwnedSemaphorePermit)> {
-    let spans: Vec<_> = group.iter().map(Flying::span).collect();
-    let range = plan::cover(&spans);
-    let deadline = group.iter().map(|flying| flying.leader.deadline()).max().unwrap_or_else(Instant::now);
-    let decoded: u64 = group.iter().map(|flying| flying.unit.decoded_size()).sum();
-    let len = range.end - range.start;
-    let share =
-        blob.shared.budget(len.saturating_add(decoded), deadline).instrument(trace::queue("memory")).await?;
-    let bytes = match group {
-        [flying] => read_unit(blob, &flying.unit, deadline, attempts).await?,
-        _ => {
-            let attempts = attempts.clone();
-            let request = Request { priority: Priority::OnDemand, deadline, attempts };
-            let read = blob.shared.backend.read(&blob.description.id, range.start, len, request);
-            let bytes = count(blob, deadline, read).await?;
-            if bytes.len() as u64 != len {
-                return Err(Error::corrupt(
-                    format!("blob {} bytes {} + {len}", blob.description.id, range.start),
-                    format!("{} bytes came", bytes.len()),
-                ));
-            }
-            bytes
-        }
-    };
-    Ok((range.start, bytes, share))
+async fn read_range(blob: &Arc<Inner>, range: Range<u64>, request: Request) -> Result<Bytes> {
+    let (len, deadline) = (range.end - range.start, request.deadline);
+    let read = blob.shared.backend.read(&blob.description.id, range.start, len, request);
+    let bytes = count(blob, deadline, read).await?;
+    if bytes.len() as u64 != len {
+        return Err(Error::corrupt(
+            format!("blob {} bytes {} + {len}", blob.description.id, range.start),
+            format!("{} bytes came", bytes.len()),
+        ));
+    }
+    Ok(bytes)
 }
 
 async fn read_unit(blob: &Arc<Inner>, unit: &Unit, deadline: Instant, attempts: &Attempts) -> Result<Bytes> {
-    let request = Request { priority: Priority::OnDemand, deadline, attempts: attempts.clone() };
+    let attempts = attempts.clone();
+    let request = Request { priority: Priority::OnDemand, deadline, attempts, arrivals: None };
     let read = unit.fetch(&blob.description, blob.shared.backend.as_ref(), request);
     count(blob, deadline, read).await
 }
@@ -381,7 +420,7 @@ enum Verdict {
 }
 
 /// Turns the stored bytes of a unit into chunks, answers who waits, then keeps them.
-async fn land(blob: &Arc<Inner>, mut flying: Flying, mut stored: Bytes, attempts: &Attempts) {
+async fn land(blob: &Arc<Inner>, mut flying: Flying, mut stored: Bytes, mut attempts: Attempts) {
     // What is asked for from here on is not in this answer; it is told to ask again.
     let asked = flying.leader.asked();
     let deadline = flying.leader.deadline();
@@ -411,7 +450,9 @@ async fn land(blob: &Arc<Inner>, mut flying: Flying, mut stored: Bytes, attempts
             break (digests, verdicts);
         }
         attempts.were_wrong();
-        match again(blob, &mut flying, &asked, deadline, attempts).await {
+        // Units of one request may be wrong one after the other: who sends this one again is not to blame for the others.
+        attempts = attempts.of_another();
+        match again(blob, &mut flying, &asked, deadline, &attempts).await {
             Ok(bytes) => stored = bytes,
             Err(error) => return flying.leader.answer(Err(error)),
         }

@@ -16,6 +16,7 @@
 mod bits;
 mod blob;
 mod cache;
+mod deal;
 mod digests;
 mod disk;
 mod error;

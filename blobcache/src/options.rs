@@ -17,8 +17,8 @@ pub struct CacheOptions {
     pub validate: bool,
     /// Check every fetched chunk before it is published, where its digest is known.
     pub verify_on_fetch: bool,
-    /// A miss is widened by the chunks that follow it until the request is this many *stored* bytes long; 0: off.
-    /// Wanted chunks that lie at most a 128th of this apart become one request.
+    /// A miss is widened by chunks around it, small ones and those of the same file, until the request is this many *stored*
+    /// bytes long; 0: off. Wanted chunks that lie at most a 128th of this apart become one request.
     pub amplify_bytes: u64,
     /// Budget of bytes in flight: stored bytes, their decoded form, and what is not yet written to the local copy.
     pub memory_bytes: u64,

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use storage::blob::Unit;
+
 /// A request that merges wanted ranges is not longer than this, so that one reader's requests run side by side.
 pub(crate) const MAX_REQUEST: u64 = 4 << 20;
 
@@ -17,6 +19,10 @@ pub(crate) struct Span {
 }
 
 impl Span {
+    pub(crate) fn of(unit: &Unit) -> Self {
+        Self { offset: unit.offset, len: unit.len, alone: unit.len_is_bound }
+    }
+
     pub(crate) fn end(self) -> u64 {
         self.offset.saturating_add(self.len)
     }
@@ -54,6 +60,64 @@ pub(crate) fn cover(spans: &[Span]) -> Range<u64> {
     start..end
 }
 
+/// How a request grows by what lies around it, which nobody has asked for.
+///
+/// What is read next is small, or more of the same file; a large unit of another file costs as much as many small ones. And it
+/// lies on both sides, since programs read a directory in an order of their own, and most readers do not read quite in the
+/// order of the blob: with what follows alone, eight readers of a source tree need four times as many requests.
+#[derive(Debug)]
+pub(crate) struct Widening {
+    range: Range<u64>,
+    /// Where what is asked for begins.
+    start: u64,
+    limit: u64,
+}
+
+impl Widening {
+    /// `range` is asked for; the request does not become longer than `limit`.
+    pub(crate) fn new(range: Range<u64>, limit: u64) -> Self {
+        Self { start: range.start, range, limit }
+    }
+
+    /// Takes in a unit that is stored behind the request, if it is worth it. `continues` a file: what is stored before it
+    /// is a part of the same.
+    pub(crate) fn after(&mut self, span: Span, continues: bool) -> bool {
+        let follows = span.offset >= self.range.start
+            && span.end() > self.range.end
+            && span.offset <= self.range.end.saturating_add(gap(self.limit));
+        let takes =
+            follows && (continues || self.is_small(span)) && span.end() - self.range.start <= self.limit;
+        if takes {
+            self.range.end = span.end();
+        }
+        takes
+    }
+
+    /// Takes in a unit that is stored before the request, if it is worth it.
+    pub(crate) fn before(&mut self, span: Span) -> bool {
+        let precedes = span.offset < self.range.start
+            && span.end() <= self.range.start
+            && span.end().saturating_add(gap(self.limit)) >= self.range.start;
+        let takes = precedes
+            && self.is_small(span)
+            && self.start - span.offset <= self.limit / 4
+            && self.range.end - span.offset <= self.limit;
+        if takes {
+            self.range.start = span.offset;
+        }
+        takes
+    }
+
+    fn is_small(&self, span: Span) -> bool {
+        span.len <= self.limit / 4
+    }
+}
+
+/// How far apart units of one request may lie, if requests are widened to `limit`.
+pub(crate) fn gap(limit: u64) -> u64 {
+    limit / 128
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -75,6 +139,27 @@ mod tests {
         assert_eq!(requests(&[span(0, MAX_REQUEST), span(MAX_REQUEST, 1)], 0), [0..1, 1..2]);
         assert_eq!(requests(&[span(0, MAX_REQUEST + 7)], 0), std::slice::from_ref(&(0..1)));
         assert_eq!(requests(&[], 0), []);
+    }
+
+    #[test]
+    fn a_request_grows_by_what_is_small_or_goes_on() {
+        // 1000 are asked for; a quarter of the limit is 1024.
+        let widening = || Widening::new(10_000..11_000, 4096);
+        let mut both = widening();
+        assert!(both.before(span(9500, 500)) && both.after(span(11_000, 1024), false));
+        assert!(both.before(span(8976, 500)), "within a gap of 32");
+        assert!(!both.before(span(8970, 6)), "more than a quarter before");
+        assert!(!both.after(span(12_057, 1), false), "too far behind");
+        assert!(both.after(span(12_056, 1016), false));
+        assert!(!both.after(span(13_072, 1), false), "longer than the limit");
+        assert_eq!(both.range, 8976..13_072);
+
+        assert!(!widening().after(span(11_000, 1025), false) && widening().after(span(11_000, 3096), true));
+        assert!(!widening().after(span(11_000, 3097), true));
+        assert!(!widening().after(span(10_500, 500), false), "it is in there");
+        assert!(!widening().before(span(9900, 200)), "it would overlap");
+        let mut long = Widening::new(0..5000, 4096);
+        assert!(!long.after(span(5000, 1), true));
     }
 
     proptest! {

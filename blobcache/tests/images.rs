@@ -355,40 +355,42 @@ fn wrong_chunks_say_that_the_table_is_wrong() {
                 }
             }
         }
-        assert_eq!(
-            failed, 2,
-            "the first one shows nothing but another wrong table, the third one the right one"
-        );
+        // The first one shows nothing but another wrong table, the third one the right one; chunks of one read may fail
+        // together.
+        assert!((2..=4).contains(&failed), "{failed}");
     });
-    assert_eq!(cache.metrics().metadata_requests.get(), 3);
+    let tables = cache.metrics().metadata_requests.get();
+    assert!((3..=4).contains(&tables), "{tables}");
 }
 
 #[test]
-fn a_miss_is_widened_by_what_follows_and_can_be_checked() {
+fn a_miss_is_widened_by_what_lies_around_and_can_be_checked() {
     let runtime = runtime();
     let limit = 256 << 10;
     for (name, grows) in
         [("v6-zstd", true), ("v6-lz4-4k-sha256", true), ("v6-zran", true), ("v5-zstd-blake3", false)]
     {
         let image = Image::load(name);
-        let dir = tempfile::tempdir().unwrap();
-        let cache = open(
-            CacheOptions { amplify_bytes: limit, ..options(directory(dir.path())) },
-            &image.backend,
-            &runtime,
-        );
-        let blobs = image.blobs(&cache);
-        let (_, ino, size) = image.files.iter().find(|(_, _, size)| (1..100).contains(size)).unwrap();
-        runtime.block_on(async {
-            image.read_file(&blobs, *ino, *size).await;
-            settled(&cache).await;
-        });
-        let metrics = cache.metrics();
-        assert_eq!(metrics.backend_requests.get(), 1, "{name}");
-        assert_eq!(metrics.chunks_cached.get(), metrics.chunks_fetched.get(), "{name}");
-        assert_eq!(metrics.chunks_cached.get() > 3, grows, "{name}: {}", metrics.chunks_cached.get());
-        // A single ZRan context may be longer than the limit; nothing is added to it then.
-        let own = if name == "v6-zran" { 2 << 20 } else { limit };
-        assert!(metrics.backend_bytes.get() <= own, "{name}: {}", metrics.backend_bytes.get());
+        let mut small = image.files.iter().filter(|(_, _, size)| (1..100).contains(size));
+        for (_, ino, size) in [small.next().unwrap(), small.next_back().unwrap()] {
+            let dir = tempfile::tempdir().unwrap();
+            let cache = open(
+                CacheOptions { amplify_bytes: limit, ..options(directory(dir.path())) },
+                &image.backend,
+                &runtime,
+            );
+            let blobs = image.blobs(&cache);
+            runtime.block_on(async {
+                image.read_file(&blobs, *ino, *size).await;
+                settled(&cache).await;
+            });
+            let metrics = cache.metrics();
+            assert_eq!(metrics.backend_requests.get(), 1, "{name}");
+            assert_eq!(metrics.chunks_cached.get(), metrics.chunks_fetched.get(), "{name}");
+            assert_eq!(metrics.chunks_cached.get() >= 3, grows, "{name}: {}", metrics.chunks_cached.get());
+            // A single ZRan context may be longer than the limit; nothing is added to it then.
+            let own = if name == "v6-zran" { 2 << 20 } else { limit };
+            assert!(metrics.backend_bytes.get() <= own, "{name}: {}", metrics.backend_bytes.get());
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use blobcache::{CacheStorage, Encryption, ErrorKind, Want};
+use blobcache::{Blob, CacheStorage, Encryption, Error, ErrorKind, Want};
 use futures_util::future::join_all;
 use storage::blob::{BlobDescription, BlobFeatures, BlobId, Compressor, Extent};
 use support::*;
@@ -91,6 +91,79 @@ fn one_read_of_many_chunks_is_one_request() {
         assert_eq!(out, blob.expected(extent));
     }
     assert_eq!(backend.requests.load(Ordering::Relaxed), 1);
+}
+
+/// Reads these chunks with one read. The first result is the read's.
+async fn read_many(handle: &Blob, blob: &HandMade, chunks: std::ops::Range<u32>) -> Result<(), Error> {
+    let extents: Vec<_> = chunks.map(|index| blob.whole(index)).collect();
+    let mut outs: Vec<_> = extents.iter().map(|extent| vec![0; blob.expected(extent).len()]).collect();
+    let mut wants: Vec<_> =
+        extents.iter().zip(&mut outs).map(|(extent, out)| Want { extent: *extent, out }).collect();
+    handle.read(&mut wants, soon()).await?;
+    drop(wants);
+    for (extent, out) in extents.iter().zip(&outs) {
+        assert_eq!(out, blob.expected(extent));
+    }
+    Ok(())
+}
+
+#[test]
+fn the_first_chunks_of_a_request_are_served_before_the_last_have_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let (runtime, blob) = (runtime(), HandMade::new(22, PLAIN));
+    let backend = MemoryBackend::of(&blob);
+    let cache = open(options(directory(dir.path())), &backend, &runtime);
+    let handle = take(&cache, &blob);
+    let told: u64 = (0..4).map(|index| blob.chunks[index].data.len() as u64).sum();
+    backend.feel(Mood::TellAndStall(told));
+    runtime.block_on(async {
+        let all = read_many(&handle, &blob, 0..8);
+        let first = async {
+            while handle.ready(&blob.whole(3)).is_none() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            for index in 0..4 {
+                let extent = blob.whole(index);
+                assert_eq!(fetch(&handle, &extent, soon()).await.unwrap(), blob.expected(&extent));
+            }
+        };
+        tokio::select! {
+            result = all => panic!("{result:?}"),
+            () = first => {}
+        }
+        assert!((4..8).all(|index| handle.ready(&blob.whole(index)).is_none()));
+    });
+    assert_eq!(backend.requests.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn what_came_before_a_request_failed_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let (runtime, blob) = (runtime(), HandMade::new(23, PLAIN));
+    let backend = MemoryBackend::of(&blob);
+    let cache = open(options(directory(dir.path())), &backend, &runtime);
+    let handle = take(&cache, &blob);
+    let told: u64 = (0..4).map(|index| blob.chunks[index].data.len() as u64).sum();
+    backend.feel(Mood::TellAndFail(told + 1));
+    runtime.block_on(read_many(&handle, &blob, 0..8)).unwrap();
+    let ranges = backend.ranges.lock().unwrap().clone();
+    // Only those that had not come, one by one.
+    let rest: Vec<_> = (4..8).map(|index| blob.chunks[index].stored.compressed_offset).collect();
+    let mut again: Vec<_> = ranges[1..].iter().map(|range| range.0).collect();
+    again.sort_unstable();
+    assert_eq!(again, rest);
+}
+
+#[test]
+fn wrong_bytes_on_their_way_are_not_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let (runtime, blob) = (runtime(), HandMade::new(24, PLAIN));
+    let backend = MemoryBackend::of(&blob);
+    let cache = open(options(directory(dir.path())), &backend, &runtime);
+    let handle = take(&cache, &blob);
+    backend.feel(Mood::TellWrong);
+    runtime.block_on(read_many(&handle, &blob, 0..8)).unwrap();
+    assert_eq!((cache.metrics().digest_mismatches.get(), cache.metrics().refetches.get()), (1, 1));
 }
 
 #[test]

@@ -203,6 +203,12 @@ pub enum Mood {
     Panic,
     /// Changes a byte of so many answers, then serves.
     Corrupt(u32),
+    /// Tells the first bytes, and never answers.
+    TellAndStall(u64),
+    /// Tells the first bytes, and fails; then serves.
+    TellAndFail(u64),
+    /// Tells bytes of which some are wrong before it answers with the right ones.
+    TellWrong,
 }
 
 /// Blobs in memory.
@@ -270,11 +276,38 @@ impl Backend for MemoryBackend {
         blob: &'a BlobId,
         offset: u64,
         len: u64,
-        _request: Request,
+        request: Request,
     ) -> BoxFuture<'a, storage::Result<Bytes>> {
+        let tell = move |bytes: Bytes| {
+            let Some(arrivals) = &request.arrivals else { return };
+            for start in (0..bytes.len()).step_by(997) {
+                let piece = bytes.slice(start..bytes.len().min(start + 997));
+                arrivals.tell(offset + start as u64, piece);
+            }
+        };
         Box::pin(async move {
             let mood = *self.mood.lock().unwrap();
             match mood {
+                Mood::TellAndStall(bytes) => {
+                    tell(self.answer(blob, offset, bytes.min(len))?);
+                    std::future::pending().await
+                }
+                Mood::TellAndFail(bytes) => {
+                    self.feel(Mood::Serve);
+                    tell(self.answer(blob, offset, bytes.min(len))?);
+                    tokio::task::yield_now().await;
+                    Err(storage::Error::Unavailable {
+                        what: format!("blob {blob}"),
+                        source: std::io::Error::other("on purpose"),
+                    })
+                }
+                Mood::TellWrong => {
+                    let right = self.answer(blob, offset, len)?;
+                    let mut wrong = right.to_vec();
+                    wrong[0] ^= 1;
+                    tell(wrong.into());
+                    Ok(right)
+                }
                 Mood::Serve => self.answer(blob, offset, len),
                 Mood::Slow(ms) => {
                     tokio::time::sleep(Duration::from_millis(ms)).await;

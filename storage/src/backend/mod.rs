@@ -15,6 +15,7 @@ use crate::policy::attempts::Attempts;
 use crate::secret::Secret;
 use crate::{Error, Result};
 
+mod arrivals;
 mod blocking;
 mod bucket;
 pub mod http_proxy;
@@ -29,6 +30,8 @@ mod remote;
 pub mod s3;
 mod span;
 pub mod traced;
+
+pub use arrivals::Arrivals;
 
 /// The most bytes of one read: 1 GiB. Asking for more is [`crate::Error::Invalid`], not an allocation.
 pub const MAX_READ: u64 = 1 << 30;
@@ -64,12 +67,14 @@ pub struct Request {
     pub deadline: Instant,
     /// Shared by all requests of one read.
     pub attempts: Attempts,
+    /// Told what comes before all has come.
+    pub arrivals: Option<Arrivals>,
 }
 
 impl Request {
     /// The first request of a read.
     pub fn new(priority: Priority, deadline: Instant) -> Self {
-        Self { priority, deadline, attempts: Attempts::new() }
+        Self { priority, deadline, attempts: Attempts::new(), arrivals: None }
     }
 }
 

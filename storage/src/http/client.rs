@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -29,8 +29,6 @@ const AGENT: &str = "nydusd/1.0.0";
 const IDLE_CONNECTIONS: usize = 64;
 /// An HTTP/2 connection that does not answer a ping for so long is closed.
 const PING: Duration = Duration::from_secs(5);
-/// Connections are given up after a stall at most this often.
-const RENEWAL: Duration = Duration::from_secs(1);
 /// A shorter silence says nothing of a server.
 const TELLING: Duration = Duration::from_secs(1);
 /// The most of an error's body that is looked at, and the longest wait for it: its status has said the main thing.
@@ -70,12 +68,13 @@ struct Setup {
 struct Connections {
     client: reqwest::Client,
     since: Instant,
-    is_used: bool,
+    /// Requests that are under way or had a connection.
+    uses: u64,
 }
 
 impl Connections {
     fn new(client: reqwest::Client) -> Self {
-        Self { client, since: Instant::now(), is_used: false }
+        Self { client, since: Instant::now(), uses: 0 }
     }
 }
 
@@ -246,7 +245,8 @@ impl Client {
         if let Some(parent) = parent.and_then(|text| HeaderValue::try_from(text).ok()) {
             headers.insert("traceparent", parent);
         }
-        let mut request = self.connections().request(call.method, call.url).headers(headers);
+        let (client, since) = self.connections();
+        let mut request = client.request(call.method, call.url).headers(headers);
         if let Some(form) = &call.form {
             request = request.form(form);
         }
@@ -258,12 +258,18 @@ impl Client {
         let response = response.and_then(|response| response.map_err(Failure::of_library));
         let response = response.inspect_err(|failure| {
             step.failed(failure.name(), failure);
-            // An HTTP/2 connection that stands still would be offered again and again. Of many that say so only the
-            // first is heard.
+            // An HTTP/2 connection that stands still would be offered again and again.
             if matches!(failure, Failure::Silent(_)) {
-                self.renew_if(|current| current.since.elapsed() >= RENEWAL);
+                self.renew_if(|current| current.since == since);
             }
-        })?;
+        });
+        if matches!(response, Err(Failure::Connect(_) | Failure::Unusable(_) | Failure::NotTls(_))) {
+            let mut current = self.lock();
+            if current.since == since {
+                current.uses = current.uses.saturating_sub(1);
+            }
+        }
+        let response = response?;
         let (status, span) = (response.status(), step.span());
         span.record("http.response.status_code", trace::number(status.as_u16()));
         span.record("network.protocol.version", version(response.version()));
@@ -273,19 +279,20 @@ impl Client {
         Ok(Answer { response, patience: Patience { limit, ..head }, received: call.received, step })
     }
 
-    fn connections(&self) -> reqwest::Client {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        current.is_used = true;
-        current.client.clone()
+    /// Where a request goes, and since when.
+    fn connections(&self) -> (reqwest::Client, Instant) {
+        let mut current = self.lock();
+        current.uses += 1;
+        (current.client.clone(), current.since)
     }
 
     /// Leaves all connections to those who use them now: a later request opens a new one.
     pub(crate) fn renew(&self) {
-        self.renew_if(|current| current.is_used);
+        self.renew_if(|current| current.uses > 0);
     }
 
     fn renew_if(&self, is_wanted: impl FnOnce(&Connections) -> bool) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.lock();
         // It worked before with the same setup; if it does not now, the old connections are all there is.
         if is_wanted(&current)
             && let Ok(client) = self.setup.connect()
@@ -293,9 +300,21 @@ impl Client {
             *current = Connections::new(client);
         }
     }
+
+    /// Takes the connections of `other`, which is made of the same setup, and gives it its own.
+    pub(crate) fn swap(&self, other: &Self) {
+        if !std::ptr::eq(self, other) {
+            std::mem::swap(&mut *self.lock(), &mut *other.lock());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Connections> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Setup {
+    /// Costs milliseconds: the root certificates of the machine are read.
     fn connect(&self) -> Result<reqwest::Client> {
         let failed = |err: reqwest::Error| Error::invalid("http", Failure::of_library(err).to_string());
         match self.builder()?.build() {

@@ -28,7 +28,7 @@ use crate::backend::{BoxFuture, MAX_READ, Priority, Request};
 use crate::blob::BlobId;
 use crate::policy::budget::Rate;
 use crate::policy::endpoint::{Decision, EndpointIndex, Endpoints, Outcome, Ticket, Waiting};
-use crate::policy::retry::Tries;
+use crate::policy::retry::{Failure as Verdict, Tries};
 use crate::secret::Secret;
 use crate::trace::{self, Step, TARGET};
 use crate::{Error, Result};
@@ -112,7 +112,13 @@ impl<S: Server> Fetcher<S> {
     }
 
     /// As [`crate::backend::Backend::read`].
-    pub(crate) async fn read(&self, blob: &BlobId, offset: u64, len: u64, request: Request) -> Result<Bytes> {
+    pub(crate) async fn read(
+        &self,
+        blob: &BlobId,
+        offset: u64,
+        len: u64,
+        mut request: Request,
+    ) -> Result<Bytes> {
         let name = || self.shared.server.name(blob);
         if len > MAX_READ {
             return Err(Error::invalid(name(), format!("{len} bytes asked for, {MAX_READ} at most")));
@@ -126,7 +132,8 @@ impl<S: Server> Fetcher<S> {
         if offset.checked_add(len).is_none() {
             return Err(Error::corrupt(name(), format!("range {offset}+{len} is beyond the end")));
         }
-        let (mut part, error) = self.fetch(blob, Part::new(offset, len), request).await;
+        let part = Part::new(offset, len).telling(request.arrivals.take());
+        let (mut part, error) = self.fetch(blob, part, request).await;
         part.take().ok_or_else(|| error.unwrap_or_else(|| Error::corrupt(name(), "no bytes came")))
     }
 
@@ -376,11 +383,13 @@ impl<S: Server> Read<'_, S> {
                 if request.attempts.avoids(endpoint) {
                     shared.server.forget(route, &blob);
                 }
-                if needs_new_connection {
-                    route.renew();
-                }
+                let route = if needs_new_connection { route.afresh() } else { route };
                 for _ in 0..MAX_PIECES {
                     let answer = shared.server.ask(route, &blob, &part, &request).await?;
+                    if part.tells() {
+                        // Who hears of bytes may find them wrong before the last has come.
+                        request.attempts.sent_by(endpoint);
+                    }
                     let filled = part.fill(answer, &shared.server.name(&blob)).await;
                     filled.inspect_err(|_| shared.server.forget(route, &blob))?;
                     if part.is_complete() {
@@ -394,6 +403,13 @@ impl<S: Server> Read<'_, S> {
                 step.failed(failure.name(), failure);
             }
             drop(room);
+            // The old connections were the reason for the trial.
+            if needs_new_connection
+                && !result.as_ref().is_err_and(|failure| failure.verdict().is_none_or(Verdict::is_illness))
+                && let Some(route) = shared.routes.get(endpoint.0)
+            {
+                route.adopt();
+            }
             let sender = (part.received() > before).then_some(endpoint);
             Ended { sender, held, part, result }
         })

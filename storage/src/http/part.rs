@@ -8,6 +8,7 @@ use reqwest::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderValue};
 use super::client::{Answer, Sends};
 use super::failure::Failure;
 use crate::Error;
+use crate::backend::Arrivals;
 
 /// How much is read and thrown away when a server sends the whole object instead of the range.
 const MAX_SKIP: u64 = 16 << 20;
@@ -23,15 +24,28 @@ pub(crate) struct Part {
     total: Option<u64>,
     /// The requests for it.
     sends: Sends,
+    /// Told what comes.
+    arrivals: Option<Arrivals>,
 }
 
 impl Part {
     /// `len` bytes from `offset`: at least one, and the last one has an address.
     pub(crate) fn new(offset: u64, len: u64) -> Self {
-        Self { offset, len, data: BytesMut::new(), total: None, sends: Sends::default() }
+        let (data, sends) = (BytesMut::new(), Sends::default());
+        Self { offset, len, data, total: None, sends, arrivals: None }
     }
 
-    /// The part with all that has come; what remains is the same range and nothing of it.
+    /// The part, which tells what comes of it from now on.
+    pub(crate) fn telling(self, arrivals: Option<Arrivals>) -> Self {
+        Self { arrivals, ..self }
+    }
+
+    /// Whether it tells what comes.
+    pub(crate) fn tells(&self) -> bool {
+        self.arrivals.is_some()
+    }
+
+    /// The part with all that has come; what remains is the same range and nothing of it, and tells nothing.
     pub(crate) fn take_progress(&mut self) -> Self {
         let fresh = Self { sends: self.sends(), ..Self::new(self.offset, self.len) };
         std::mem::replace(self, fresh)
@@ -154,8 +168,15 @@ impl Part {
             let _ = chunk.split_to(skipped as usize);
             skip -= skipped;
             let taken = missing.min(chunk.len() as u64);
-            self.data.extend_from_slice(&chunk[..taken as usize]);
+            chunk.truncate(taken as usize);
+            let at = self.offset + self.received();
+            self.data.extend_from_slice(&chunk);
             missing -= taken;
+            if let Some(arrivals) = &self.arrivals
+                && taken > 0
+            {
+                arrivals.tell(at, chunk);
+            }
         }
         Ok(())
     }
@@ -166,6 +187,7 @@ impl Part {
         match self.total.replace(total) {
             Some(before) if before != total && !self.data.is_empty() => {
                 self.data.clear();
+                self.arrivals = None;
                 Err(Failure::Broken(format!("the object had {before} bytes, now it has {total}")))
             }
             _ => Ok(()),

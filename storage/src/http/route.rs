@@ -1,7 +1,7 @@
 //! The endpoints of a backend: mirrors or a proxy, then the origin; what each is sent, and whether it is well.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
@@ -39,6 +39,8 @@ pub(crate) struct Route {
     use_http: bool,
     failure_limit: Option<u32>,
     ping: Option<Ping>,
+    /// The same endpoint with other connections, for trials; made when it is first needed.
+    afresh: OnceLock<Option<Box<Route>>>,
 }
 
 struct Ping {
@@ -108,6 +110,7 @@ impl Route {
             use_http: false,
             failure_limit: None,
             ping: None,
+            afresh: OnceLock::new(),
         }
     }
 
@@ -209,9 +212,29 @@ impl Route {
         }
     }
 
-    /// The next request goes over a connection that nobody used before.
-    pub(crate) fn renew(&self) {
-        self.client.renew();
+    /// This endpoint for a trial, which must not use a connection that was used before. Trials come one by one.
+    pub(crate) fn afresh(&self) -> &Self {
+        let make = || {
+            let client = Arc::new(self.client.apart().ok()?);
+            Some(Box::new(Self {
+                index: self.index,
+                watch: self.watch.clone(),
+                base: self.base.clone(),
+                headers: self.headers.clone(),
+                use_http: self.use_http,
+                ..Self::new(self.role, self.name.clone(), client)
+            }))
+        };
+        let afresh = self.afresh.get_or_init(make).as_deref().unwrap_or(self);
+        afresh.client.renew();
+        afresh
+    }
+
+    /// The trial was answered: its connection is everybody's from now on, and the old ones nobody's.
+    pub(crate) fn adopt(&self) {
+        if let Some(Some(afresh)) = self.afresh.get() {
+            self.client.swap(&afresh.client);
+        }
     }
 
     /// Asks whether the endpoint is well, if it is time to. Called with each request, so that nobody is asked while

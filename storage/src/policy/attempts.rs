@@ -12,15 +12,17 @@ use super::endpoint::EndpointIndex;
 /// Whoever makes the requests of a read gives each a clone; he takes a try for each part of a request that he splits after
 /// its tries were spent, and says when the bytes were wrong.
 #[derive(Clone, Debug, Default)]
-pub struct Attempts(Arc<Mutex<Account>>);
+pub struct Attempts {
+    account: Arc<Mutex<Account>>,
+    /// Who sent the bytes of this request.
+    senders: Arc<Mutex<Vec<EndpointIndex>>>,
+}
 
 #[derive(Debug, Default)]
 struct Account {
     /// Tries after the first of each request. None: until the deadline.
     left: Option<u32>,
     is_limited: bool,
-    /// Who sent the bytes that came last.
-    senders: Vec<EndpointIndex>,
     /// Whose bytes were wrong.
     wrong: Vec<EndpointIndex>,
 }
@@ -29,6 +31,11 @@ impl Attempts {
     /// A read that has made no request yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same account, for a request whose bytes are judged on their own.
+    pub fn of_another(&self) -> Self {
+        Self { account: self.account.clone(), senders: Arc::default() }
     }
 
     /// The setting `retry_limit`: 0 means until the deadline, n at most n tries more. What the first request says holds.
@@ -59,17 +66,19 @@ impl Attempts {
 
     /// Bytes of `endpoint` are part of what is answered.
     pub fn sent_by(&self, endpoint: EndpointIndex) {
-        let mut account = self.lock();
-        if !account.senders.contains(&endpoint) {
-            account.senders.push(endpoint);
+        let mut senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
+        if !senders.contains(&endpoint) {
+            senders.push(endpoint);
         }
     }
 
-    /// What was answered last is not what it should be: its senders are asked last from now on.
+    /// What was answered is not what it should be: its senders are asked last from now on.
     pub fn were_wrong(&self) {
+        let senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut account = self.lock();
-        let senders = std::mem::take(&mut account.senders);
         account.wrong.extend(senders);
+        account.wrong.sort_unstable();
+        account.wrong.dedup();
     }
 
     /// Whether bytes of `endpoint` were wrong.
@@ -78,7 +87,7 @@ impl Attempts {
     }
 
     fn lock(&self) -> MutexGuard<'_, Account> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -102,7 +111,12 @@ mod tests {
         attempts.sent_by(bad);
         assert!(!attempts.avoids(bad), "nobody has complained");
         attempts.were_wrong();
-        attempts.sent_by(good);
-        assert!(attempts.clone().avoids(bad) && !attempts.avoids(good));
+        let second = attempts.of_another();
+        second.sent_by(good);
+        // Another part of what came first.
+        attempts.were_wrong();
+        assert!(second.avoids(bad) && !second.avoids(good));
+        second.were_wrong();
+        assert!(attempts.avoids(bad) && attempts.avoids(good));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use storage::Error;
-use storage::backend::{Backend, Priority, Request};
+use storage::backend::{Arrivals, Backend, Priority, Request};
 use storage::http::HttpOptions;
 
 use crate::double::{Cut, Double, Reply, Seen};
@@ -90,6 +90,34 @@ async fn a_body_that_breaks_is_resumed_where_it_broke() {
         let ranges: Vec<_> = double.seen().iter().map(Seen::range).collect();
         assert_eq!(ranges, [(1000, 250_999), (101_000, 250_999), (151_000, 250_999)]);
     }
+}
+
+#[tokio::test]
+async fn what_comes_is_told_before_all_has_come_and_once() {
+    let content = Arc::new(content(SIZE));
+    let whole = content.clone();
+    let double = server(move |number, seen| {
+        let reply = Reply::range(&whole, seen);
+        if number == 0 { reply.cut(100_000, Cut::Stall) } else { reply }
+    })
+    .await;
+    let registry = open(impatient(&double));
+    let (arrivals, mut pieces) = Arrivals::new();
+    let request = Request { arrivals: Some(arrivals), ..on_demand() };
+    let mut told = Vec::new();
+    let listen = async {
+        while let Some((at, piece)) = pieces.recv().await {
+            assert_eq!(at, 1000 + told.len() as u64);
+            told.extend_from_slice(&piece);
+            if told.len() == 100_000 {
+                assert_eq!(double.seen().len(), 1, "the rest is not asked for yet");
+            }
+        }
+    };
+    let id = blob();
+    let (read, ()) = tokio::join!(registry.read(&id, 1000, 250_000, request), listen);
+    assert!(read.unwrap() == content[1000..251_000] && told == content[1000..251_000]);
+    assert_eq!(double.seen().len(), 2);
 }
 
 #[tokio::test]

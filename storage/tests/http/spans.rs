@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use storage::backend::registry::{Registry, RegistryConfig};
+use storage::backend::http_proxy::{HttpProxy, HttpProxyConfig};
+use storage::backend::registry::RegistryConfig;
 use storage::backend::traced::Traced;
 use storage::backend::{Backend, Request};
+use storage::http::Commons;
+use storage::secret::SecretUrl;
 use storage::trace::TARGET;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -27,8 +30,8 @@ fn serve(seen: &Seen) -> Reply {
     Reply::range(&content(SIZE), seen)
 }
 
-fn traced(registry: Registry) -> Traced {
-    Traced::new(Arc::new(registry), "registry")
+fn traced(backend: impl Backend + 'static) -> Traced {
+    Traced::new(Arc::new(backend), "registry")
 }
 
 /// A read of the first bytes, as part of a trace.
@@ -202,7 +205,13 @@ async fn a_connection_that_comes_too_late_does_not_keep_the_trace_waiting() {
     .await;
     const LATE: Duration = Duration::from_millis(1500);
     let addr = relay(double.addr, |number| if number == 0 { Duration::from_millis(200) } else { LATE }).await;
-    let backend = traced(open(RegistryConfig { host: addr.to_string(), ..https(&double, Some(&authority)) }));
+    // Not a registry: there the first request goes alone.
+    let server = HttpProxyConfig {
+        addr: SecretUrl::new(format!("https://{addr}")),
+        path: String::new(),
+        http: https(&double, Some(&authority)).http,
+    };
+    let backend = traced(HttpProxy::new(server, &Commons::new()).unwrap());
     let began = Instant::now();
     // Both begin a connection; the first one that is there speaks HTTP/2 and takes both.
     let (first, second) = tokio::join!(read(&backend, on_demand()), read(&backend, on_demand()));

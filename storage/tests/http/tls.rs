@@ -214,7 +214,7 @@ async fn an_endpoint_is_not_given_up_before_a_new_connection_has_failed() {
     for read in reads {
         read.await.unwrap().unwrap();
     }
-    assert_eq!(double.connections(), 2);
+    assert_eq!(double.connections(), 2, "all share that of the trial");
     assert_eq!(registry.endpoints()[0].health.openings, 0);
     // A new one that fails too is enough.
     is_sick.store(usize::MAX, Ordering::Relaxed);

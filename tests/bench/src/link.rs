@@ -308,14 +308,14 @@ mod tests {
         start.elapsed()
     }
 
-    /// The shortest of some tries is at most 5 % longer than `expected`; others may be held up by what else runs on the
-    /// machine. None is shorter.
+    /// The shortest of some tries is at most 5 % and 2 ms longer than `expected`: on a busy machine being woken takes as long
+    /// as that. None is shorter.
     fn assert_takes(expected: Duration, mut take: impl FnMut() -> Duration) {
         let mut times = Vec::new();
         for _ in 0..10 {
             times.push(take());
             assert!(times[times.len() - 1] > expected.mul_f64(0.99), "{times:?}, expected {expected:?}");
-            if times[times.len() - 1] < expected.mul_f64(1.05) {
+            if times[times.len() - 1] < expected.mul_f64(1.05) + Duration::from_millis(2) {
                 return;
             }
         }
