@@ -16,7 +16,7 @@ use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 /// The most traces that are collected at a time: readers that wait.
 const MAX_TRACES: usize = 1024;
 /// The most spans of one trace; what is beyond is counted in the first span.
-const MAX_SPANS_OF_ONE: usize = 256;
+const MAX_SPANS_OF_ONE: usize = 1024;
 /// The most spans that wait, of all traces.
 pub const MAX_SPANS: usize = 16 << 10;
 
