@@ -294,10 +294,22 @@ async fn request(blob: &Arc<Inner>, group: Vec<Flying>, attempts: Attempts) {
     };
     let mut reading = std::pin::pin!(reading);
     let mut deal = Deal::new(&spans);
+    let unasked = group.iter().filter(|flying| flying.leader.asked().is_empty());
+    let unasked: usize = unasked.map(|flying| flying.unit.members.len()).sum();
     let mut group: Vec<_> = group.into_iter().map(Some).collect();
+    let mut neighbours = None;
     let mut arrived = |(index, stored): (usize, Bytes)| {
         let flying = group.get_mut(index)?.take()?;
-        Some(land(blob, flying, stored, attempts.clone()))
+        // All that comes along is one span, held by each that lands.
+        let told = flying.leader.asked().is_empty().then(|| {
+            let span = || info_span!(target: TARGET, "neighbours", nydus.chunks = trace::number(unasked));
+            neighbours.get_or_insert_with(span).clone()
+        });
+        let landing = land(blob, flying, stored, attempts.clone());
+        Some(async {
+            landing.await;
+            drop(told);
+        })
     };
     let mut landings = FuturesUnordered::new();
     let result = loop {
@@ -317,6 +329,7 @@ async fn request(blob: &Arc<Inner>, group: Vec<Flying>, attempts: Attempts) {
         last.extend(deal.rest(range.start, bytes));
     }
     landings.extend(last.into_iter().filter_map(&mut arrived));
+    drop(neighbours);
     let left: Vec<_> = group.into_iter().flatten().collect();
     let given_up = result.err().map(|error| give_up(blob, left, single.is_some(), error, &attempts));
     tokio::join!(OptionFuture::from(given_up), async { while landings.next().await.is_some() {} });
@@ -430,7 +443,7 @@ async fn land(blob: &Arc<Inner>, mut flying: Flying, mut stored: Bytes, mut atte
             Ok(digests) => digests,
             Err(error) => return flying.leader.answer(Err(error)),
         };
-        let verdicts = match examine(blob, &flying.unit, &digests, stored.clone()).await {
+        let verdicts = match examine(blob, &flying.unit, &digests, stored.clone(), !asked.is_empty()).await {
             Ok(verdicts) => verdicts,
             Err(error) => return flying.leader.answer(Err(error)),
         };
@@ -478,7 +491,7 @@ async fn land(blob: &Arc<Inner>, mut flying: Flying, mut stored: Bytes, mut atte
     }
     blob.shared.metrics.chunks_fetched.add(keep.len() as u64);
     flying.leader.answer(Ok(Arc::new(Served(pieces))));
-    store(blob, &flying, keep, stored).await;
+    store(blob, &flying, keep, stored, !asked.is_empty()).await;
 }
 
 /// Fetches a unit once more after what came was wrong, from another endpoint if there is one, by a table of the backend's.
@@ -525,16 +538,18 @@ async fn digests(
     Ok(digests)
 }
 
-/// Decodes and checks a unit on the decode pool; says what is wrong, once for each chunk.
+/// Decodes and checks a unit on the decode pool; says what is wrong, once for each chunk. Traces tell of it if `is_told`.
 async fn examine(
     blob: &Arc<Inner>,
     unit: &Unit,
     digests: &[Option<Digest>],
     stored: Bytes,
+    is_told: bool,
 ) -> Result<Vec<Verdict>> {
     let (owner, unit, digests) = (Arc::clone(blob), unit.clone(), digests.to_vec());
     // From here on, so that the wait for a thread is part of it.
-    let (parent, decoding) = (tracing::Span::current(), info_span!(target: TARGET, "decode"));
+    let parent = if is_told { tracing::Span::current() } else { tracing::Span::none() };
+    let decoding = within(&parent, || info_span!(target: TARGET, parent: &parent, "decode"));
     let job = move || {
         let description = &owner.description;
         let metrics = &owner.shared.metrics;
@@ -550,7 +565,9 @@ async fn examine(
             }
         };
         drop(decoding);
-        let _verifying = info_span!(target: TARGET, parent: &parent, "verify", nydus.chunks = trace::number(digests.len()));
+        let chunks = trace::number(digests.len());
+        let verifying = || info_span!(target: TARGET, parent: &parent, "verify", nydus.chunks = chunks);
+        let _verifying = within(&parent, verifying);
         let judged = unit.members.iter().zip(digests).zip(decoded).map(|((chunk, digest), bytes)| {
             let digest = digest.filter(|_| verify);
             match check_chunk(description, chunk.index, digest, chunk.stored.crc32c, &bytes) {
@@ -569,13 +586,25 @@ async fn examine(
     blob.shared.decode_pool.run(job).await
 }
 
-/// Writes chunks to the data file and publishes them.
-async fn store(blob: &Arc<Inner>, flying: &Flying, keep: Vec<(Place, Option<Digest>, Bytes)>, stored: Bytes) {
+/// A span in `parent`, if that is told of.
+fn within(parent: &tracing::Span, make: impl FnOnce() -> tracing::Span) -> tracing::Span {
+    if parent.is_none() { tracing::Span::none() } else { make() }
+}
+
+/// Writes chunks to the data file and publishes them. Traces tell of it if `is_told`.
+async fn store(
+    blob: &Arc<Inner>,
+    flying: &Flying,
+    keep: Vec<(Place, Option<Digest>, Bytes)>,
+    stored: Bytes,
+    is_told: bool,
+) {
     if keep.is_empty() || !blob.shelf.accepts_writes() {
         return;
     }
     let (owner, insist, offset) = (Arc::clone(blob), flying.insist, flying.unit.offset);
-    let writing = info_span!(target: TARGET, "write", nydus.chunks = trace::number(keep.len()));
+    let writing =
+        is_told.then(|| info_span!(target: TARGET, "write", nydus.chunks = trace::number(keep.len())));
     let job = move || {
         let _writing = writing;
         let shelf = &owner.shelf;

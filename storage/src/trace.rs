@@ -15,7 +15,7 @@ use tracing::{Id, Span, info_span};
 /// The target of every span that is meant for a trace. Log lines never have it.
 pub const TARGET: &str = "trace";
 
-/// More of an error's text is not told, in bytes.
+/// More of a text is not told, in bytes.
 const MAX_TEXT: usize = 512;
 
 /// Gives the value of the header `traceparent` (W3C Trace Context) for the span that is entered on this thread.
@@ -39,13 +39,13 @@ pub fn failed(span: &Span, kind: &str, error: impl Display) {
     if span.is_disabled() {
         return;
     }
-    let mut text = error.to_string();
-    if text.len() > MAX_TEXT {
-        text.truncate(text.floor_char_boundary(MAX_TEXT));
-        text.push('…');
-    }
     span.record("error.type", kind);
-    span.record("otel.status_description", text);
+    span.record("otel.status_description", text(&error.to_string()));
+}
+
+/// A text of others for a span, no more of it than fits.
+pub fn text(whole: &str) -> &str {
+    &whole[..whole.floor_char_boundary(MAX_TEXT)]
 }
 
 /// A number for a span. The bridge to OpenTelemetry takes unsigned ones for texts.
@@ -74,17 +74,25 @@ pub struct Step {
     span: Span,
     parent: Option<Id>,
     is_waiting: bool,
+    has_failed: bool,
 }
 
 impl Step {
     /// A span as [`within`] makes it.
     pub fn within(make: impl FnOnce() -> Span) -> Self {
-        Self { span: within(make), parent: Span::current().id(), is_waiting: false }
+        Self { span: within(make), parent: Span::current().id(), is_waiting: false, has_failed: false }
     }
 
     /// To tell something in it.
     pub fn span(&self) -> &Span {
         &self.span
+    }
+
+    /// As [`failed`]; the first failure is the one that is told.
+    pub fn failed(&mut self, kind: &str, error: impl Display) {
+        if !std::mem::replace(&mut self.has_failed, true) {
+            failed(&self.span, kind, error);
+        }
     }
 
     /// Waits for `future` inside the span.
@@ -113,7 +121,7 @@ impl Step {
 impl Drop for Step {
     fn drop(&mut self) {
         if self.is_waiting {
-            failed(&self.span, "abandoned", "given up before it was done");
+            self.failed("abandoned", "given up before it was done");
             // A span ends when it was last left, so it is left once more.
             self.span.in_scope(|| ());
         }
@@ -138,4 +146,17 @@ pub(crate) fn leave<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> 
     LEAVING.set(true);
     let _left = Left;
     future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        assert_eq!(text("short"), "short");
+        let long = "ä".repeat(MAX_TEXT);
+        assert_eq!(text(&long), "ä".repeat(MAX_TEXT / 2));
+        assert_eq!(text(&long[..MAX_TEXT]).len(), MAX_TEXT);
+    }
 }

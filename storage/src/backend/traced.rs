@@ -38,7 +38,7 @@ impl Traced {
     async fn tell<T>(mut step: Step, work: impl Future<Output = Result<T>>) -> Result<T> {
         let result = step.cover(work).await;
         if let Err(error) = &result {
-            trace::failed(step.span(), error.name(), error);
+            step.failed(error.name(), error);
         }
         result
     }

@@ -122,7 +122,7 @@ impl Call {
         let span = info_span!(
             target: TARGET, "request", otel.name = self.method.as_str(), otel.kind = "client",
             http.request.method = self.method.as_str(), url.scheme = self.url.scheme(), url.path = Empty,
-            server.address = self.url.host_str(), server.port = self.url.port_or_known_default().map(trace::number),
+            server.address = self.url.host_str().map(trace::text), server.port = self.url.port_or_known_default().map(trace::number),
             http.request.resend_count = Empty, http.response.status_code = Empty, network.protocol.version = Empty,
             nydus.overtaken = Empty, error.type = Empty, otel.status_description = Empty,
         );
@@ -257,7 +257,7 @@ impl Client {
         let response = step.cover(head.wait("no answer", request.send())).await;
         let response = response.and_then(|response| response.map_err(Failure::of_library));
         let response = response.inspect_err(|failure| {
-            trace::failed(step.span(), failure.name(), failure);
+            step.failed(failure.name(), failure);
             // An HTTP/2 connection that stands still would be offered again and again.
             if matches!(failure, Failure::Silent(_)) {
                 self.renew_if(|current| current.since == since);
@@ -274,7 +274,7 @@ impl Client {
         span.record("http.response.status_code", trace::number(status.as_u16()));
         span.record("network.protocol.version", version(response.version()));
         if status.is_client_error() || status.is_server_error() {
-            trace::failed(span, status.as_str(), status);
+            step.failed(status.as_str(), status);
         }
         Ok(Answer { response, patience: Patience { limit, ..head }, received: call.received, step })
     }
@@ -391,7 +391,7 @@ impl Answer {
         let chunk = self.patience.wait("the body stood still", self.response.chunk());
         let chunk = self.step.cover(chunk).await;
         let chunk = chunk.and_then(|chunk| chunk.map_err(Failure::of_library));
-        let chunk = chunk.inspect_err(|failure| trace::failed(self.step.span(), failure.name(), failure))?;
+        let chunk = chunk.inspect_err(|failure| self.step.failed(failure.name(), failure))?;
         self.received.add(chunk.as_ref().map_or(0, |bytes| bytes.len() as u64));
         Ok(chunk)
     }

@@ -10,9 +10,9 @@ use tower_service::Service;
 use tracing::field::Empty;
 use tracing::info_span;
 
-use super::failure::is_untrusted;
+use super::failure::name_of_connect;
 use crate::backend::BoxFuture;
-use crate::trace::{self, Step, TARGET};
+use crate::trace::{Step, TARGET};
 
 /// Wraps what makes connections.
 #[derive(Clone, Copy, Debug)]
@@ -55,8 +55,7 @@ where
         Box::pin(async move {
             let connected = step.cover(connecting).await;
             if let Err(error) = &connected {
-                let kind = if is_untrusted(error.as_ref()) { "unusable" } else { "connect" };
-                trace::failed(step.span(), kind, error);
+                step.failed(name_of_connect(error.as_ref()), error);
             }
             connected
         })

@@ -9,6 +9,7 @@ use reqwest::header::RETRY_AFTER;
 use rustls::InvalidMessage;
 
 use super::client::Answer;
+use super::watch::TryOutcome;
 use crate::Error;
 use crate::policy::retry::Failure as Verdict;
 
@@ -99,18 +100,9 @@ impl Failure {
         }
     }
 
-    /// What kind of failure it is, in traces.
+    /// What kind of failure it is, in metrics and traces.
     pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Connect(_) => "connect",
-            Self::Broken(_) => "broken",
-            Self::Silent(_) => "silent",
-            Self::Unusable(_) | Self::NotTls(_) => "unusable",
-            Self::Server { .. } | Self::Overloaded { .. } => "server",
-            Self::Throttled { .. } => "throttled",
-            Self::Refused(error) | Self::Final(error) => error.name(),
-            Self::Late => "late",
-        }
+        TryOutcome::of_failure(self).name()
     }
 
     /// What it means for the next try; `None`: nothing.
@@ -196,17 +188,17 @@ impl fmt::Display for Failure {
     }
 }
 
+/// What kind of failure to connect it is, as [`Failure::name`].
+pub(crate) fn name_of_connect(error: &(dyn std::error::Error + 'static)) -> &'static str {
+    if tls(error).is_some() { TryOutcome::Unusable.name() } else { TryOutcome::Connect.name() }
+}
+
 /// Failures of TLS that stay.
 enum Tls {
     /// The server's certificate is not good enough for us.
     Untrusted,
     /// What came is not TLS; at its beginning, the port speaks another language, plain http for one.
     Foreign,
-}
-
-/// Whether TLS failed because of the server's certificate.
-pub(super) fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
-    matches!(tls(error), Some(Tls::Untrusted))
 }
 
 /// What of TLS failed, if it is of that kind. An I/O error hides what it wraps from `source`.

@@ -400,7 +400,7 @@ impl<S: Server> Read<'_, S> {
             };
             let result = step.cover(result).await;
             if let Err(failure) = &result {
-                trace::failed(step.span(), failure.name(), failure);
+                step.failed(failure.name(), failure);
             }
             drop(room);
             // The old connections were the reason for the trial.

@@ -183,7 +183,9 @@ impl Tokens {
                     let held = Held { entry: entry.clone(), fetch: Some(fetch) };
                     let step = step.get_or_insert_with(|| Step::within(|| span(grant)));
                     let fetched = step.cover(self.fetch(ways, grant, credential, deadline)).await;
-                    tell(step.span(), &fetched);
+                    if let Err(failure) = &fetched {
+                        step.failed(failure.name(), failure);
+                    }
                     held.end(fetched.as_ref().map(Clone::clone));
                     return fetched.map(|(token, _)| token);
                 }
@@ -245,15 +247,15 @@ impl Tokens {
         let (grant, credential) = (grant.clone(), credential.clone());
         // A trace of its own: the read that found it due does not wait for it.
         let span = info_span!(
-            target: TARGET, parent: None, "token", server.address = host(&grant.realm), error.type = Empty,
+            target: TARGET, parent: None, "token", server.address = trace::text(host(&grant.realm)), error.type = Empty,
             otel.status_description = Empty,
         );
         span.follows_from(Span::current());
         let renewal = async move {
             let deadline = Instant::now() + RENEWAL_LIMIT;
             let fetched = tokens.fetch(&ways, &grant, &credential, deadline).await;
-            tell(&Span::current(), &fetched);
             if let Err(failure) = &fetched {
+                trace::failed(&Span::current(), failure.name(), failure);
                 tracing::warn!(realm = host(&grant.realm), %failure, "cannot renew a token");
             }
             held.end(fetched.as_ref().map(Clone::clone));
@@ -368,15 +370,9 @@ impl Granted {
 /// The span of getting a token.
 fn span(grant: &Grant) -> Span {
     info_span!(
-        target: TARGET, "token", server.address = host(&grant.realm), nydus.overtaken = Empty, error.type = Empty,
+        target: TARGET, "token", server.address = trace::text(host(&grant.realm)), nydus.overtaken = Empty, error.type = Empty,
         otel.status_description = Empty,
     )
-}
-
-fn tell(span: &Span, fetched: &Result<(Secret, Duration), Failure>) {
-    if let Err(failure) = fetched {
-        trace::failed(span, failure.name(), failure);
-    }
 }
 
 /// The token in an answer of a token service, and how long it lives.

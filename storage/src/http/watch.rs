@@ -61,7 +61,7 @@ impl TryOutcome {
         Self::Abandoned,
     ];
 
-    /// Its name in metrics.
+    /// Its name in metrics and traces.
     pub fn name(self) -> &'static str {
         match self {
             Self::Success => "success",
@@ -80,21 +80,24 @@ impl TryOutcome {
     }
 
     fn of(result: &Result<(), Failure>) -> Self {
-        match result {
-            Ok(()) => Self::Success,
-            Err(Failure::Connect(_)) => Self::Connect,
-            Err(Failure::Broken(_)) => Self::Broken,
-            Err(Failure::Silent(_)) => Self::Silent,
-            Err(Failure::Unusable(_) | Failure::NotTls(_)) => Self::Unusable,
-            Err(Failure::Server { .. } | Failure::Overloaded { .. }) => Self::ServerError,
-            Err(Failure::Throttled { .. }) => Self::Throttled,
-            Err(Failure::Refused(error) | Failure::Final(error)) => match error {
+        result.as_ref().map_or_else(Self::of_failure, |()| Self::Success)
+    }
+
+    pub(crate) fn of_failure(failure: &Failure) -> Self {
+        match failure {
+            Failure::Connect(_) => Self::Connect,
+            Failure::Broken(_) => Self::Broken,
+            Failure::Silent(_) => Self::Silent,
+            Failure::Unusable(_) | Failure::NotTls(_) => Self::Unusable,
+            Failure::Server { .. } | Failure::Overloaded { .. } => Self::ServerError,
+            Failure::Throttled { .. } => Self::Throttled,
+            Failure::Refused(error) | Failure::Final(error) => match error {
                 Error::NotFound { .. } => Self::NotFound,
                 Error::Denied { .. } => Self::Denied,
                 Error::Corrupt { .. } => Self::WrongAnswer,
                 _ => Self::Refused,
             },
-            Err(Failure::Late) => Self::Abandoned,
+            Failure::Late => Self::Abandoned,
         }
     }
 }

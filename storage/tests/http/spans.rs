@@ -91,7 +91,7 @@ async fn a_read_is_told_from_its_retries_to_its_connections() {
             && of_mirror.iter().all(|attempt| attempt.field("error.type") == Some("connect"))
     );
     let errors: Vec<_> = of_origin.iter().map(|attempt| attempt.field("error.type")).collect();
-    assert_eq!(errors, [Some("server"), Some("server"), None]);
+    assert_eq!(errors, [Some("server_error"), Some("server_error"), None]);
     let pauses: Vec<_> = parts.iter().filter(|part| part.name == "queue").collect();
     // The mirror is soon suspect; the origin is given a moment.
     let reasons: Vec<_> = pauses.iter().filter_map(|pause| pause.field("nydus.reason")).collect();

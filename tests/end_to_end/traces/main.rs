@@ -2,17 +2,18 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nydus_tests::collector::{Collector, Span};
-use nydus_tests::config::with_key;
+use nydus_tests::config::{Caching, Config, with_key};
 use nydus_tests::daemon::{Daemon, Scratch};
 use nydus_tests::fixtures::Image;
 use nydus_tests::registry::{AUTH, Registry};
-use nydus_tests::require_mounts;
 use nydus_tests::stall_fs::StallFs;
+use nydus_tests::{readers, require_mounts};
 use serde_json::{Value, json};
 
 mod slow_registry;
@@ -25,11 +26,11 @@ use tree::{Tree, took};
 const WAIT: Duration = Duration::from_millis(600);
 const THRESHOLD_MS: u64 = 300;
 
-fn start(scratch: &Scratch, image: &Image, blobs: &StallFs, collector: &Collector) -> Daemon {
-    let mut config = scratch.config(image);
-    config.blobs = blobs.path().to_owned();
+fn start(scratch: &Scratch, cache: &Path, image: &Image, blobs: &StallFs, collector: &Collector) -> Daemon {
+    // No read brings what the next one is to wait for.
+    let config = Config { amplify_io: Some(0), ..Config::new(blobs.path(), cache) }.to_value();
     let tracing = json!({"endpoint": collector.endpoint(), "threshold_ms": THRESHOLD_MS, "headers": {"x-token": "hunter2"}});
-    let text = with_key(&config.to_value(), "tracing", tracing).to_string();
+    let text = with_key(&config, "tracing", tracing).to_string();
     scratch.launch_text(&image.bootstrap(), &text).start()
 }
 
@@ -52,7 +53,7 @@ fn a_slow_read_is_told_span_by_span_and_a_fast_one_not_at_all() {
     require_mounts!();
     let (scratch, image, collector) = (Scratch::new(), Image::named("v6-zstd"), Collector::start());
     let blobs = StallFs::serve(&image.blobs());
-    let daemon = start(&scratch, &image, &blobs, &collector);
+    let daemon = start(&scratch, &scratch.cache(), &image, &blobs, &collector);
     // Fast: what is read here comes at once.
     std::fs::read(daemon.mountpoint().join("etc/services")).unwrap();
 
@@ -128,6 +129,9 @@ fn a_slow_read_of_a_registry_is_told_down_to_its_connections() {
     ] {
         assert!(of_first.iter().any(|span| span.name == name), "no {name} in {of_first:?}");
     }
+    // What came along with what was asked for is one span, not three for each chunk.
+    let decodes = of_first.iter().filter(|span| span.name == "decode").count();
+    assert!(decodes < 10 && of_first.iter().any(|span| span.name == "neighbours"), "{of_first:?}");
     let requests = requests(&tree, first);
     for request in [("GET", "503"), ("GET", "401"), ("POST", "200"), ("GET", "307"), ("GET", "206")] {
         assert!(requests.contains(&request), "no {request:?} in {requests:?}");
@@ -136,7 +140,7 @@ fn a_slow_read_of_a_registry_is_told_down_to_its_connections() {
         of_first.iter().any(|span| span.attributes.get(key).is_some_and(|found| found == value))
     };
     for (key, value) in [
-        ("error.type", "server"),
+        ("error.type", "server_error"),
         ("error.type", "503"),
         ("server.address", "127.0.0.1"),
         ("server.address", "localhost"),
@@ -190,7 +194,7 @@ fn a_read_whose_reader_is_killed_says_so() {
     require_mounts!();
     let (scratch, image, collector) = (Scratch::new(), Image::named("v6-zstd"), Collector::start());
     let blobs = StallFs::serve(&image.blobs());
-    let daemon = start(&scratch, &image, &blobs, &collector);
+    let daemon = start(&scratch, &scratch.cache(), &image, &blobs, &collector);
     let stall = blobs.stall();
     let file = daemon.mountpoint().join("etc/services");
     // Past the page cache, whose own reads nobody interrupts.
@@ -199,9 +203,9 @@ fn a_read_whose_reader_is_killed_says_so() {
         .spawn()
         .unwrap();
     daemon.wait_for("the backend to be asked", || stall.held() > 0);
+    std::thread::sleep(WAIT);
     reader.kill().unwrap();
     reader.wait().unwrap();
-    std::thread::sleep(WAIT);
     drop(stall);
     daemon.stop(Signal::SIGTERM);
     let tree = Tree(collector.spans());
@@ -209,6 +213,61 @@ fn a_read_whose_reader_is_killed_says_so() {
     let read = read.unwrap_or_else(|| panic!("no interrupted read: {:?}", tree.0));
     tree.assert_nested(read);
     assert!(!read.failed, "{read:?}");
+}
+
+#[test]
+fn readers_who_wait_for_others_say_so() {
+    require_mounts!();
+    let (image, [ours, theirs]) = (Image::named("v6-zstd"), [Scratch::new(), Scratch::new()]);
+    let collectors = [Collector::start(), Collector::start()];
+    let blobs = StallFs::serve(&image.blobs());
+    let daemons = [(&ours, &collectors[0]), (&theirs, &collectors[1])]
+        .map(|(scratch, collector)| start(scratch, &ours.cache(), &image, &blobs, collector));
+    let stall = blobs.stall();
+    let read = |daemon: &Daemon| {
+        let path = daemon.mountpoint().join("exact1m1");
+        std::thread::spawn(move || readers::read_at(&readers::open_direct(&path).unwrap(), 0, 4096).unwrap())
+    };
+    let mut reads = vec![read(&daemons[0])];
+    daemons[0].wait_for("the backend to be asked", || stall.held() > 0);
+    reads.extend([read(&daemons[0]), read(&daemons[1])]);
+    std::thread::sleep(WAIT);
+    drop(stall);
+    for read in reads {
+        read.join().unwrap();
+    }
+    for (daemon, (collector, name)) in daemons.into_iter().zip(collectors.iter().zip(["wait", "peer"])) {
+        daemon.stop(Signal::SIGTERM);
+        let tree = Tree(collector.spans());
+        let waits = tree.named(name);
+        let wait = waits.first().unwrap_or_else(|| panic!("no {name}: {:?}", tree.0));
+        let read = tree.named("read").into_iter().find(|read| read.id == wait.parent).unwrap();
+        tree.assert_nested(read);
+        tree.assert_covered(read);
+    }
+}
+
+#[test]
+fn a_read_of_encoded_chunks_in_the_cache_is_told_as_one() {
+    require_mounts!();
+    let (scratch, image) = (Scratch::new(), Image::named("v6-zstd"));
+    for is_cached in [false, true] {
+        let collector = Collector::start();
+        let mut config = scratch.config(&image);
+        config.caching = Caching::Compressed;
+        let tracing = json!({"endpoint": collector.endpoint(), "threshold_ms": 0});
+        let text = with_key(&config.to_value(), "tracing", tracing).to_string();
+        let daemon = scratch.launch_text(&image.bootstrap(), &text).start();
+        image.manifest().assert_tree(daemon.mountpoint(), "read twice");
+        daemon.stop(Signal::SIGTERM);
+        let tree = Tree(collector.spans());
+        for read in tree.named("read") {
+            tree.assert_nested(read);
+        }
+        let of_cache = tree.named("cache");
+        assert!(!is_cached || !of_cache.is_empty(), "{:?}", tree.0);
+        assert!(of_cache.iter().all(|span| span.attributes["nydus.source"] == "cache"), "{of_cache:?}");
+    }
 }
 
 #[test]

@@ -42,6 +42,11 @@ impl Tree {
         for time in times {
             let share = covered(time, &parts);
             let told: Vec<_> = parts.iter().map(|part| (part.name.as_str(), took(part))).collect();
+            println!(
+                "{share:.4} of the {:.1} ms of a {} are told",
+                (time.1 - time.0) as f64 / 1e6,
+                whole.name
+            );
             assert!(share >= ENOUGH, "{told:?} cover {share:.3} of {:?} of {whole:?}", time.1 - time.0);
         }
     }

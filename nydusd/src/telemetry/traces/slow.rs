@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use opentelemetry::trace::{SpanId, Status, TraceId};
-use opentelemetry::{Context, KeyValue};
+use opentelemetry::{Context, KeyValue, Value};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
@@ -16,14 +16,17 @@ use opentelemetry_sdk::trace::{Span, SpanData, SpanProcessor};
 /// The most traces that are collected at a time: readers that wait.
 const MAX_TRACES: usize = 1024;
 /// The most spans of one trace; what is beyond is counted in the first span.
-const MAX_SPANS_OF_ONE: usize = 256;
+const MAX_SPANS_OF_ONE: usize = 1024;
 /// The most spans that wait, of all traces.
 pub const MAX_SPANS: usize = 16 << 10;
 
 /// The first span of traces that are never dropped, since those of reads refer to it.
 const ALWAYS: &str = "mount";
 
-/// Hands on the spans of traces whose first span took long or failed.
+/// What a read tells of its reader, in microseconds.
+const WAITED_US: &str = "nydus.waited_us";
+
+/// Hands on the spans of traces whose reader waited long or in vain.
 #[derive(Debug)]
 pub struct SlowTraces<P> {
     threshold: Duration,
@@ -86,8 +89,17 @@ impl Waiting {
     }
 }
 
+/// How long somebody waited: as the read tells, since its trace may go on without its reader, else how long it took.
+fn waited(first: &SpanData) -> Duration {
+    let told = first.attributes.iter().find(|attribute| attribute.key.as_str() == WAITED_US);
+    match told.map(|attribute| &attribute.value) {
+        Some(Value::I64(micros)) => Duration::from_micros(u64::try_from(*micros).unwrap_or_default()),
+        _ => first.end_time.duration_since(first.start_time).unwrap_or_default(),
+    }
+}
+
 impl<P> SlowTraces<P> {
-    /// Traces that took `threshold` or longer go on to `next`.
+    /// Traces whose reader waited `threshold` or longer go on to `next`.
     pub fn new(threshold: Duration, next: P) -> Self {
         Self { threshold, waiting: Mutex::default(), next }
     }
@@ -105,8 +117,10 @@ impl<P: SpanProcessor> SpanProcessor for SlowTraces<P> {
         }
         let Trace { spans, left_out, .. } = waiting.take(span.span_context.trace_id()).unwrap_or_default();
         drop(waiting);
-        let took = span.end_time.duration_since(span.start_time).unwrap_or_default();
-        if took < self.threshold && span.name != ALWAYS && !matches!(span.status, Status::Error { .. }) {
+        if waited(&span) < self.threshold
+            && span.name != ALWAYS
+            && !matches!(span.status, Status::Error { .. })
+        {
             return;
         }
         if left_out > 0 {
@@ -149,13 +163,22 @@ mod tests {
         children: usize,
         status: Status,
     ) -> (Vec<String>, Vec<KeyValue>) {
+        sent_of(SpanBuilder::from_name(name), took, children, status)
+    }
+
+    fn sent_of(
+        first: SpanBuilder,
+        took: Duration,
+        children: usize,
+        status: Status,
+    ) -> (Vec<String>, Vec<KeyValue>) {
         let exporter = InMemorySpanExporter::default();
         let next = SimpleSpanProcessor::new(exporter.clone());
         let processor = SlowTraces::new(Duration::from_millis(100), next);
         let provider = SdkTracerProvider::builder().with_span_processor(processor).build();
         let tracer = provider.tracer("test");
         let start = std::time::UNIX_EPOCH;
-        let mut root = SpanBuilder::from_name(name).with_start_time(start).start(&tracer);
+        let mut root = first.with_start_time(start).start(&tracer);
         root.set_status(status);
         let context = Context::new().with_span(root);
         for _ in 0..children {
@@ -177,11 +200,21 @@ mod tests {
     }
 
     #[test]
+    fn what_counts_is_how_long_the_reader_waited() {
+        for (waited_us, names) in [(99_999, vec![]), (100_000, vec!["part".to_owned(), "read".to_owned()])] {
+            let first =
+                SpanBuilder::from_name("read").with_attributes([KeyValue::new(WAITED_US, waited_us as i64)]);
+            assert_eq!(sent_of(first, Duration::from_secs(1), 1, Status::Unset).0, names);
+        }
+    }
+
+    #[test]
     fn a_trace_of_too_many_spans_says_how_many_were_left_out() {
         let (names, attributes) = sent("read", Duration::from_secs(1), MAX_SPANS_OF_ONE + 3, Status::Unset);
         assert_eq!(names.len(), MAX_SPANS_OF_ONE + 1);
         assert_eq!(attributes, [KeyValue::new("nydus.spans_left_out", 3_i64)]);
     }
+
     #[test]
     fn traces_that_never_end_make_room_for_those_that_do() {
         let exporter = InMemorySpanExporter::default();
