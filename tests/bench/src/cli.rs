@@ -63,7 +63,7 @@ pub struct Args {
     /// Write all samples to this file; what it holds of other corpora and cases stays
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// Replace the table between the markers in this file by the results, those of --json included
+    /// Replace the tables between the markers in this file by the results, those of --json included
     #[arg(long, value_name = "FILE", requires = "json")]
     pub update_docs: Option<PathBuf>,
 }

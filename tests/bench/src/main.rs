@@ -27,6 +27,7 @@ use cli::Args;
 use machine::Machine;
 use program::Programs;
 use results::Results;
+use sample::Chapter;
 
 fn main() -> Result<()> {
     let mut args = Args::parse();
@@ -50,6 +51,10 @@ fn main() -> Result<()> {
     if let Some(file) = &args.update_docs {
         results.update(file)?;
     }
-    println!("{}", results.tables());
+    for chapter in [Chapter::Local, Chapter::Links] {
+        if let Some(tables) = results.tables(chapter) {
+            println!("{tables}");
+        }
+    }
     Ok(())
 }

@@ -9,10 +9,13 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
-use crate::sample::{Case, OverLink, Sample, Spread, Subject};
+use crate::sample::{Case, Chapter, OverLink, Sample, Spread, Subject};
 
-/// Between these, the table of a document is ours.
-const MARKERS: (&str, &str) = ("<!-- nydus-bench begin -->", "<!-- nydus-bench end -->");
+/// Between these, the tables of a document are ours.
+const MARKERS: [(Chapter, &str, &str); 2] = [
+    (Chapter::Local, "<!-- nydus-bench begin -->", "<!-- nydus-bench end -->"),
+    (Chapter::Links, "<!-- nydus-bench links begin -->", "<!-- nydus-bench links end -->"),
+];
 
 /// Everything that was measured on one machine.
 #[derive(Debug, Deserialize, Serialize)]
@@ -70,8 +73,13 @@ impl Results {
         Some((subject, self.spread(corpus, case, subject, |s| Some(s.seconds))?.median))
     }
 
-    /// The tables, in Markdown.
-    pub fn tables(&self) -> String {
+    /// The tables of a chapter, in Markdown; `None` if nothing of it was measured.
+    pub fn tables(&self, chapter: Chapter) -> Option<String> {
+        let samples = self.samples.iter().filter(|s| s.case.chapter() == chapter);
+        let corpora: BTreeSet<_> = samples.map(|s| s.corpus.as_str()).collect();
+        if corpora.is_empty() {
+            return None;
+        }
         let mut text = format!(
             "{}: Linux {}, {} cores ({}), {} GiB, {}.\n",
             self.machine.date,
@@ -81,17 +89,19 @@ impl Results {
             self.machine.memory_gib,
             self.machine.file_system,
         );
-        let corpora: BTreeSet<_> = self.samples.iter().map(|s| s.corpus.as_str()).collect();
         for corpus in corpora {
-            self.table(&mut text, corpus);
-            self.link_table(&mut text, corpus);
+            if chapter == Chapter::Links {
+                self.link_table(&mut text, corpus);
+            }
+            self.table(&mut text, corpus, chapter);
         }
-        text
+        Some(text)
     }
 
     /// What was measured on this machine alone.
-    fn table(&self, text: &mut String, corpus: &str) {
+    fn table(&self, text: &mut String, corpus: &str, chapter: Chapter) {
         let samples = self.samples.iter().filter(|s| s.corpus == corpus && s.link.is_none());
+        let samples = samples.filter(|s| s.case.chapter() == chapter);
         let keys: BTreeSet<_> = samples.map(|s| (s.case, s.subject)).collect();
         if keys.is_empty() {
             return;
@@ -155,16 +165,20 @@ impl Results {
         }
     }
 
-    /// Replaces what lies between the markers in `file` by the tables.
+    /// Replaces what lies between the markers of each chapter in `file` by its tables. A chapter of which nothing was measured
+    /// stays as it is.
     pub fn update(&self, file: &Path) -> Result<()> {
-        let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
-        let around = text
-            .split_once(MARKERS.0)
-            .and_then(|(before, rest)| rest.split_once(MARKERS.1).map(|(_, after)| (before, after)));
-        let Some((before, after)) = around else {
-            bail!("{}: no lines {} and {}", file.display(), MARKERS.0, MARKERS.1);
-        };
-        let text = format!("{before}{}\n{}{}{after}", MARKERS.0, self.tables(), MARKERS.1);
+        let mut text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        for (chapter, begin, end) in MARKERS {
+            let Some(tables) = self.tables(chapter) else { continue };
+            let around = text.split_once(begin).and_then(|(before, rest)| {
+                rest.split_once(end).map(|(_, after)| (before.to_owned(), after.to_owned()))
+            });
+            let Some((before, after)) = around else {
+                bail!("{}: no lines {begin} and {end}", file.display());
+            };
+            text = format!("{before}{begin}\n{tables}{end}{after}");
+        }
         fs::write(file, text).with_context(|| file.display().to_string())
     }
 }
@@ -236,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_table_compares_medians() {
-        let text = results().tables();
+        let text = results().tables(Chapter::Local).unwrap();
         assert!(text.contains("| `find -ls` | FUSE | 1.10 (1.00–1.40) | 0.55 | 0.50 | 20 |"), "{text}");
         assert!(text.contains("| `find -ls` | unpacked, ext4 | 2.00 (2.00–2.00) | 1.00 |  |  |"), "{text}");
         assert!(text.contains("| read all, cache warm | FUSE | 9.00 (9.00–9.00) |  | 0.50 | 20 |"), "{text}");
@@ -252,7 +266,7 @@ mod tests {
             let link = OverLink { rtt_ms, mbit: 50, connections, requests, bytes, bound_seconds: Some(2.0) };
             results.samples.push(Sample { seconds, link: Some(link), ..sample.clone() });
         }
-        let text = results.tables();
+        let text = results.tables(Chapter::Links).unwrap();
         let row = "| 8 readers, cache cold, 50 Mbit/s, RTT 20 ms | FUSE | 2.50 (2.00–3.00) | 1.25 (1.00–1.50) | 10 | 1.5 \
                    | 2 | 0.50 | 20 |";
         assert!(text.contains(row), "{text}");
@@ -274,11 +288,14 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), "no markers").unwrap();
         assert!(results().update(file.path()).is_err());
-        fs::write(file.path(), format!("before\n{}\nold\n{}\nafter\n", MARKERS.0, MARKERS.1)).unwrap();
+        let [(_, begin, end), (_, links_begin, links_end)] = MARKERS;
+        let links = format!("{links_begin}\nof another run\n{links_end}\nafter\n");
+        fs::write(file.path(), format!("before\n{begin}\nold\n{end}\nbetween\n{links}")).unwrap();
         results().update(file.path()).unwrap();
         let once = fs::read_to_string(file.path()).unwrap();
         results().update(file.path()).unwrap();
         assert_eq!(fs::read_to_string(file.path()).unwrap(), once);
-        assert!(once.starts_with("before\n<!--") && once.ends_with("-->\nafter\n") && !once.contains("old"));
+        assert!(once.starts_with("before\n<!--") && !once.contains("old"), "{once}");
+        assert!(once.ends_with(&format!("-->\nbetween\n{links}")), "{once}");
     }
 }

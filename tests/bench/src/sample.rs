@@ -25,6 +25,25 @@ pub enum Case {
     WarmStart,
 }
 
+/// Where a case is told of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Chapter {
+    /// Among what one machine does alone.
+    Local,
+    /// Among what is done with blobs far away, and what that is compared with.
+    Links,
+}
+
+impl Case {
+    /// Where it is told of.
+    pub fn chapter(self) -> Chapter {
+        match self {
+            Self::Build | Self::Find | Self::ReadWarm | Self::ReadCold => Chapter::Local,
+            Self::LinkParallel | Self::ColdStart | Self::WarmStart => Chapter::Links,
+        }
+    }
+}
+
 /// Who does it.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "kebab-case")]

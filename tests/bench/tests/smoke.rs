@@ -1,4 +1,5 @@
 //! The harness itself, on a tree of some kilobytes: every case and subject runs, and the results say so.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,30 +14,60 @@ fn obstacle() -> Option<&'static str> {
     (!Path::new("/dev/fuse").exists()).then_some("there is no /dev/fuse")
 }
 
-#[test]
-fn all_cases_run_on_a_tiny_corpus() {
-    if let Some(reason) = obstacle() {
-        eprintln!("SKIPPED all_cases_run_on_a_tiny_corpus: {reason}");
-        assert!(std::env::var_os("NYDUS_TESTS_SKIP").is_none_or(|value| value != "forbid"), "{reason}");
-        return;
-    }
-    let scratch = tempfile::tempdir().unwrap();
-    let (json, document) = (scratch.path().join("results.json"), scratch.path().join("document.md"));
-    fs::write(&document, "Speed\n\n<!-- nydus-bench begin -->\n<!-- nydus-bench end -->\n").unwrap();
+/// True if the test `name` cannot run here; says so.
+fn is_skipped(name: &str) -> bool {
+    let Some(reason) = obstacle() else { return false };
+    eprintln!("SKIPPED {name}: {reason}");
+    assert!(std::env::var_os("NYDUS_TESTS_SKIP").is_none_or(|value| value != "forbid"), "{reason}");
+    true
+}
+
+/// Runs the program on `small`; what it measured.
+fn measure(scratch: &Path, arguments: &[&str]) -> (Vec<serde_json::Value>, String) {
+    let json = scratch.join("results.json");
     let output = Command::new(env!("CARGO_BIN_EXE_nydus-bench"))
-        .args(["--corpus", "small", "--rounds", "2", "--keep-page-cache", "--corpus-dir"])
-        .arg(scratch.path().join("corpora"))
+        .args(["--corpus", "small", "--keep-page-cache", "--corpus-dir"])
+        .arg(scratch.join("corpora"))
         .arg("--json")
         .arg(&json)
-        .arg("--update-docs")
-        .arg(&document)
+        .args(arguments)
         .output()
         .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{}\n{stderr}", output.status);
-
     let results: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
-    let samples = results["samples"].as_array().unwrap();
+    (results["samples"].as_array().unwrap().clone(), stderr.into_owned())
+}
+
+/// The law of links: what eight readers need takes hardly longer than its bytes. The link is slow, so that a busy machine is fast
+/// enough, and long, so that requests that wait for each other show.
+#[test]
+fn eight_readers_behind_a_link_get_what_it_carries() {
+    if is_skipped("eight_readers_behind_a_link_get_what_it_carries") {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let link = ["--cases", "link-parallel", "--rounds", "1", "--mbit", "8", "--rtt", "200"];
+    let (samples, stderr) = measure(scratch.path(), &link);
+    let sample = &samples[0];
+    let bound = sample["link"]["bound_seconds"].as_f64().unwrap();
+    assert!((4.0..6.0).contains(&bound), "{sample}");
+    let ratio = sample["seconds"].as_f64().unwrap() / bound;
+    assert!((0.95..=1.25).contains(&ratio), "{ratio} x the bound: {sample}\n{stderr}");
+    // One request a reader, the chunk table, and what is left over.
+    assert!(sample["link"]["requests"].as_u64().unwrap() <= 20, "{sample}");
+}
+
+#[test]
+fn all_cases_run_on_a_tiny_corpus() {
+    if is_skipped("all_cases_run_on_a_tiny_corpus") {
+        return;
+    }
+    let scratch = tempfile::tempdir().unwrap();
+    let document = scratch.path().join("document.md");
+    fs::write(&document, "Speed\n\n<!-- nydus-bench begin -->\n<!-- nydus-bench end -->\n").unwrap();
+    let (samples, stderr) =
+        measure(scratch.path(), &["--rounds", "2", "--update-docs", document.to_str().unwrap()]);
     let measured: BTreeSet<_> = samples
         .iter()
         .map(|s| format!("{} {}", s["case"].as_str().unwrap(), s["subject"].as_str().unwrap()))
@@ -53,7 +84,7 @@ fn all_cases_run_on_a_tiny_corpus() {
     for name in expected {
         assert!(measured.contains(name), "{name} is missing in {measured:?}\n{stderr}");
     }
-    for sample in samples {
+    for sample in &samples {
         assert!(sample["seconds"].as_f64().unwrap() > 0.0, "{sample}");
         let daemon = sample["subject"].as_str().unwrap().starts_with("ours");
         assert_eq!(sample["memory_kib"].is_u64(), daemon, "{sample}");
