@@ -80,14 +80,13 @@ fn one_corrupt_chunk(name: &str) {
     }
     assert!(mounted.daemon.counter("digest_mismatches") > 0, "{name}: counted nothing");
     assert!(mounted.daemon.counter("refetches") > 0, "{name}: did not try again");
-    let stderr = mounted.daemon.stderr();
     let id = mounted.layout.blob_id(blob);
-    let line = stderr
-        .lines()
-        .find(|line| {
-            line.contains(id) && line.contains("expected") && line.contains(&format!("chunk {chunk}: digest"))
-        })
-        .unwrap_or_else(|| panic!("{name}: no line names blob, chunk, expected and found:\n{stderr}"));
+    let tells = |line: &&str| {
+        line.contains(id) && line.contains("expected") && line.contains(&format!("chunk {chunk}: digest"))
+    };
+    let told = || mounted.daemon.stderr().lines().find(tells).map(str::to_owned);
+    mounted.daemon.wait_for("a line names blob, chunk, expected and found", || told().is_some());
+    let line = told().unwrap_or_default();
     let digests = line.split(|c: char| !c.is_ascii_hexdigit()).filter(|word| word.len() == 64 && *word != id);
     assert_eq!(digests.count(), 2, "{name}: expected and found, in full: {line}");
 
@@ -263,8 +262,7 @@ fn assert_refused_or_unreadable(image: &Image, launch: &Launch, blob: &str) {
                 }
             }
             assert!(failed > 0, "{}: everything could be read from another image's blob", image.name);
-            assert!(daemon.stderr().contains(blob), "{}: the log names the blob", image.name);
-            daemon.unmount();
+            assert!(daemon.unmount().contains(blob), "{}: the log names the blob", image.name);
         }
     }
 }

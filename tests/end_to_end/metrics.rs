@@ -188,6 +188,7 @@ fn an_outage_is_seen_in_metrics_and_log_while_it_lasts() {
     let told = &backend(&daemon)["endpoints"][0];
     assert!(["open", "half_open"].contains(&told["breaker"].as_str().unwrap()), "{told}");
     assert!(told["breaker_open_millis"].is_u64(), "{told}");
+    daemon.wait_for("the log tells of it", || daemon.stderr().contains("circuit breaker open"));
     let log = daemon.stderr();
     let opened: Vec<_> = log.lines().filter(|line| line.contains("circuit breaker open")).collect();
     let [line] = opened[..] else { panic!("one line of it:\n{log}") };

@@ -72,7 +72,9 @@ fn share(name: &str, seed: u64) {
     assert!(fetched <= limit, "{name}: {fetched} bytes were fetched for {stored} bytes of chunks");
     assert!(fetched >= stored, "{name}: {fetched} bytes cannot be all of {stored}");
     assert!(counted <= limit, "{name}: the daemons count {counted} bytes, {stored} are stored");
-    daemons.into_iter().for_each(Daemon::unmount);
+    for daemon in daemons {
+        daemon.unmount();
+    }
 }
 
 #[test]

@@ -30,7 +30,6 @@ pub fn check(image: &Image, form: Form, backend: Backend, context: &str) {
     let scratch = Scratch::new();
     let daemon = launch(&scratch, image, form, backend).start();
     image.manifest().assert_tree(daemon.mountpoint(), &context);
-    let stderr = daemon.stderr();
-    daemon.unmount();
+    let stderr = daemon.unmount();
     assert!(!stderr.contains(" WARN ") && !stderr.contains(" ERROR "), "{context}:\n{stderr}");
 }

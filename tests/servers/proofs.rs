@@ -81,8 +81,7 @@ fn a_password_from_a_credential_helper() {
         let (dir, file) = helper(&scratch, &registry.host(), PASSWORD);
         let daemon = with_helper(&scratch, &image, form, keys(&registry, &file), &dir).start();
         image.manifest().assert_tree(daemon.mountpoint(), "a password from a helper");
-        let stderr = daemon.stderr();
-        daemon.unmount();
+        let stderr = daemon.unmount();
         assert!(!stderr.contains(PASSWORD) && !stderr.contains(&auth()), "{stderr}");
         let asked = fs::read_to_string(scratch.path("asked")).unwrap().lines().count();
         assert!((1..=3).contains(&asked), "the helper was asked {asked} times");
@@ -104,8 +103,7 @@ fn a_helper_that_is_wrong_or_missing() {
         }
         let daemon = with_helper(&scratch, &image, Form::V1, keys(&registry, &file), &dir).start();
         fs::read(daemon.mountpoint().join("exact1m")).unwrap_err();
-        let stderr = daemon.stderr();
-        daemon.unmount();
+        let stderr = daemon.unmount();
         assert!(stderr.contains("access denied") && stderr.contains(word), "{stderr}");
         assert!(!stderr.contains("hunter2"), "{stderr}");
     }

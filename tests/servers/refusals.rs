@@ -64,8 +64,7 @@ impl Refusal<'_> {
         let start = Instant::now();
         fs::read(&path).unwrap_err();
         assert!(start.elapsed() < AT_ONCE, "{:?} through the page cache", start.elapsed());
-        let stderr = daemon.stderr();
-        daemon.unmount();
+        let stderr = daemon.unmount();
         for secret in secrets {
             assert!(!stderr.contains(secret), "{secret:?} is in the log:\n{stderr}");
         }

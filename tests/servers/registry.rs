@@ -87,8 +87,7 @@ fn in_the_clear_where_any_certificate_would_do() {
     keys["skip_verify"] = json!(true);
     let daemon = launch(&scratch, &image, Form::V1, ("registry", keys)).start();
     image.manifest().assert_tree(daemon.mountpoint(), "a registry without TLS, and skip_verify");
-    let stderr = daemon.stderr();
-    daemon.unmount();
+    let stderr = daemon.unmount();
     assert_eq!(stderr.matches(" WARN ").count(), 1, "{stderr}");
 }
 
@@ -133,8 +132,7 @@ fn addresses_whose_signature_has_expired_are_signed_anew() {
     std::thread::sleep(Duration::from_millis(1100));
     image.manifest().assert_tree(daemon.mountpoint(), "after the signatures have expired");
     assert!(store.signed_requests().contains(&403) && store.signatures() > before);
-    let stderr = daemon.stderr();
-    daemon.unmount();
+    let stderr = daemon.unmount();
     assert!(!stderr.contains("Signature="), "{stderr}");
 }
 
@@ -177,8 +175,7 @@ fn it_is_read_beyond_the_life_of_a_token() {
     assert!(issued >= 8 && (issued as f64) < 2.0 + 1.7 * lives, "{issued} tokens in {lives:.1} lives");
     for (daemon, context) in [(busy, "the busy daemon"), (idle, "the idle daemon")] {
         image.manifest().assert_tree(daemon.mountpoint(), context);
-        let stderr = daemon.stderr();
-        daemon.unmount();
+        let stderr = daemon.unmount();
         assert!(!stderr.contains(" WARN "), "{context}: {stderr}");
         assert!(!stderr.contains(&first) && !stderr.contains(PASSWORD), "{stderr}");
     }

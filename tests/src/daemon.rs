@@ -419,11 +419,12 @@ impl Daemon {
         Stopped { status, stderr: self.stderr(), mounted: mounts::find(&self.mountpoint).is_some() }
     }
 
-    /// Ends it by SIGTERM. Fails the test unless it unmounts and exits with status 0.
-    pub fn unmount(self) {
+    /// Ends it by SIGTERM; what it said on stderr. Fails the test unless it unmounts and exits with status 0.
+    pub fn unmount(self) -> String {
         let stopped = self.stop(Signal::SIGTERM);
         assert!(stopped.status.success(), "{} after SIGTERM:\n{}", stopped.status, stopped.stderr);
         assert!(!stopped.mounted, "still mounted after SIGTERM:\n{}", stopped.stderr);
+        stopped.stderr
     }
 
     /// Kills it (SIGKILL) and waits for its end. The dead mount stays until the value is dropped.
