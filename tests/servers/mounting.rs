@@ -1,7 +1,7 @@
 //! One image, mounted from a backend and read whole.
 
 use nydus_tests::config::Form;
-use nydus_tests::daemon::{Daemon, Launch, Scratch};
+use nydus_tests::daemon::{Daemon, Launch, Scratch, complaints};
 use nydus_tests::fixtures::Image;
 use serde_json::Value;
 
@@ -30,6 +30,6 @@ pub fn check(image: &Image, form: Form, backend: Backend, context: &str) {
     let scratch = Scratch::new();
     let daemon = launch(&scratch, image, form, backend).start();
     image.manifest().assert_tree(daemon.mountpoint(), &context);
-    let stderr = daemon.unmount();
-    assert!(!stderr.contains(" WARN ") && !stderr.contains(" ERROR "), "{context}:\n{stderr}");
+    let complaints = complaints(&daemon.unmount());
+    assert!(complaints.is_empty(), "{context}:\n{complaints:#?}");
 }

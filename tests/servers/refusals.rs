@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nydus_tests::config::Form;
-use nydus_tests::daemon::{Daemon, Scratch};
+use nydus_tests::daemon::{Scratch, complaints};
 use nydus_tests::fixtures::Image;
 use nydus_tests::readers::{open_direct, read_at};
 use nydus_tests::servers::authority::Authority;
@@ -51,7 +51,9 @@ impl Refusal<'_> {
         let before = (self.requests)();
         let start = Instant::now();
         let error = open_direct(&path).and_then(|file| read_at(&file, 0, 4096)).unwrap_err();
-        let (took, lines) = (start.elapsed(), complaints(&daemon));
+        let took = start.elapsed();
+        daemon.wait_for("it says why", || !complaints(&daemon.stderr()).is_empty());
+        let lines = complaints(&daemon.stderr());
         assert_eq!(error.raw_os_error(), Some(nix::libc::EIO), "{error}: {lines:#?}");
         assert!(took < AT_ONCE, "{took:?}: {lines:#?}");
         let [line] = &lines[..] else { panic!("{} lines instead of one: {lines:#?}", lines.len()) };
@@ -80,13 +82,6 @@ impl Refusal<'_> {
             "nothing was cached, now that it is right"
         );
     }
-}
-
-/// The lines with which a daemon complains.
-fn complaints(daemon: &Daemon) -> Vec<String> {
-    let is_complaint = |line: &&str| line.contains(" WARN ") || line.contains(" ERROR ");
-    daemon.wait_for("it says why", || daemon.stderr().lines().any(|line| is_complaint(&line)));
-    daemon.stderr().lines().filter(is_complaint).map(str::to_owned).collect()
 }
 
 /// The files of a cache directory in which chunks are stored.

@@ -27,6 +27,14 @@ const STOP_DEADLINE: Duration = Duration::from_secs(15);
 /// A daemon that is still there after this time has hung its test: it is killed.
 const WATCHDOG: Duration = Duration::from_secs(240);
 
+/// The lines of `log` with which a daemon complains. Not that a request was slow: on a busy machine any is.
+pub fn complaints(log: &str) -> Vec<String> {
+    let is_complaint = |line: &&str| {
+        (line.contains(" WARN ") || line.contains(" ERROR ")) && !line.contains(" slow request ")
+    };
+    log.lines().filter(is_complaint).map(str::to_owned).collect()
+}
+
 /// A directory for one test: mountpoint, cache, configuration and socket. Removed in the end, mounts first.
 pub struct Scratch(tempfile::TempDir);
 

@@ -1,9 +1,9 @@
-//! A backend that counts what another one does: requests, bytes, and how long they took.
+//! A backend that counts what another one does: requests, bytes, and how long they took. Slow ones are told in the log.
 //!
 //! Invariant: what passes through is not changed; a request is counted once, also one that is given up.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -33,6 +33,13 @@ const LATENCY_MICROS: [u64; 16] = [
 
 /// Bounds of [`Metrics::lengths`]: 4 KiB to 16 MiB.
 const LENGTHS: [u64; 7] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20];
+
+/// A read of up to [`LARGE`] bytes that takes longer than the first is slow, a larger one if it takes longer than the second.
+const SLOW: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(1));
+const LARGE: u64 = 4 << 20;
+
+/// After a line in the log about a slow read, others are only counted for so long: on a thin link all are slow.
+const SLOW_PAUSE: Duration = Duration::from_secs(10);
 
 /// How a request to a backend ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,12 +154,33 @@ impl Metrics {
 pub struct Measured {
     inner: Arc<dyn Backend>,
     metrics: Metrics,
+    slow: Mutex<Slow>,
+}
+
+/// Slow reads and the log.
+#[derive(Debug, Default)]
+struct Slow {
+    told: Option<Instant>,
+    /// Since then.
+    untold: u64,
+}
+
+impl Slow {
+    /// One more; how many there were since one was told, if this one is to be told.
+    fn is_told(&mut self, now: Instant) -> Option<u64> {
+        if self.told.is_some_and(|told| now.saturating_duration_since(told) < SLOW_PAUSE) {
+            self.untold += 1;
+            return None;
+        }
+        self.told = Some(now);
+        Some(std::mem::take(&mut self.untold))
+    }
 }
 
 impl Measured {
     /// Counts what `inner` does.
     pub fn new(inner: Arc<dyn Backend>) -> Self {
-        Self { inner, metrics: Metrics::new() }
+        Self { inner, metrics: Metrics::new(), slow: Mutex::default() }
     }
 
     /// What was counted.
@@ -172,7 +200,7 @@ impl Backend for Measured {
         Box::pin(async move {
             let _in_flight = self.metrics.in_flight.enter();
             let mut read =
-                Read { metrics: &self.metrics, start: Instant::now(), len, ending: Ending::Abandoned };
+                Read { of: self, blob, offset, len, start: Instant::now(), ending: Ending::Abandoned };
             let result = self.inner.read(blob, offset, len, request).await;
             read.ending = Ending::of(&result);
             if let Ok(bytes) = &result {
@@ -201,15 +229,31 @@ impl Backend for Measured {
 
 /// A read under way; counted when it ends, however it does.
 struct Read<'a> {
-    metrics: &'a Metrics,
-    start: Instant,
+    of: &'a Measured,
+    blob: &'a BlobId,
+    offset: u64,
     len: u64,
+    start: Instant,
     ending: Ending,
+}
+
+impl Read<'_> {
+    fn warn_if_slow(&self, took: Duration) {
+        if took <= if self.len > LARGE { SLOW.1 } else { SLOW.0 } {
+            return;
+        }
+        let untold = self.of.slow.lock().unwrap_or_else(PoisonError::into_inner).is_told(Instant::now());
+        if let Some(untold) = untold {
+            let (blob, offset, len, ending) = (self.blob, self.offset, self.len, self.ending.name());
+            let seconds = format!("{:.3}", took.as_secs_f64());
+            tracing::warn!(%blob, offset, len, seconds, ending, since_last_told = untold, "slow request");
+        }
+    }
 }
 
 impl Drop for Read<'_> {
     fn drop(&mut self) {
-        let (metrics, took) = (self.metrics, self.start.elapsed());
+        let (metrics, took) = (&self.of.metrics, self.start.elapsed());
         let whole = |number: u128| u64::try_from(number).unwrap_or(u64::MAX);
         let millis = whole(took.as_millis());
         let size = SIZES.partition_point(|bound| *bound < self.len);
@@ -219,6 +263,7 @@ impl Drop for Read<'_> {
         metrics.latency_micros.observe(whole(took.as_micros()));
         metrics.lengths.observe(self.len);
         metrics.reads[self.ending as usize].increment();
+        self.warn_if_slow(took);
     }
 }
 

@@ -102,6 +102,15 @@ async fn a_read_that_is_given_up_is_counted_too() {
 }
 
 #[test]
+fn of_slow_reads_one_in_a_while_is_told_and_the_others_counted() {
+    let (mut slow, now) = (Slow::default(), Instant::now());
+    let told: Vec<_> = (0..25).map(|second| slow.is_told(now + Duration::from_secs(second))).collect();
+    let expected = [(0, Some(0)), (10, Some(9)), (20, Some(9)), (24, None)];
+    assert_eq!(expected.map(|(second, _)| (second, told[second])), expected);
+    assert_eq!(told.iter().flatten().count(), 3);
+}
+
+#[test]
 fn endings_are_numbered_in_order_and_named_apart() {
     for (number, ending) in Ending::ALL.into_iter().enumerate() {
         assert_eq!(ending as usize, number);
