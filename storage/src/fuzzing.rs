@@ -2,14 +2,23 @@
 //! 64 MiB for inputs of up to a MiB. Hidden from the documentation: not an interface.
 
 use std::io::Read as _;
+use std::time::SystemTime;
 
 use bytes::Bytes;
+use reqwest::Url;
 
 use crate::blob::{
     BlobDescription, BlobFeatures, BlobId, ChunkTable, CiLocation, Cipher, Compressor, DigestArray, Toc,
     TocLocation, ZranReader,
 };
 use crate::digest::{Digest, Digester};
+use crate::http::challenge::Challenge;
+use crate::http::client::error_code;
+use crate::http::docker_config;
+use crate::http::failure::retry_after;
+use crate::http::part::content_range;
+use crate::http::redirect::Rules;
+use crate::http::tokens::Granted;
 
 /// Bytes at the beginning of the input that describe the blob.
 const DESCRIPTION_SIZE: usize = 8;
@@ -40,6 +49,28 @@ pub fn chunk_table(input: &[u8]) {
     let again = ChunkTable::from_cache_file(&blob, &table.to_cache_file());
     assert!(again.is_ok_and(|again| again.len() == table.len()), "a table survives its cache file");
     decode(&blob, &table, array);
+}
+
+/// What a server may say: values of headers, bodies of errors and of token services, Docker's logins. The input is taken for
+/// each of them.
+pub fn server_words(input: &[u8]) {
+    let code = error_code(input);
+    assert!(
+        code.is_none_or(|code| code.bytes().all(|byte| byte.is_ascii_graphic())),
+        "a code is no sentence"
+    );
+    Granted::parse(input);
+    let _ = docker_config::parse(input);
+    let Ok(text) = std::str::from_utf8(input) else { return };
+    Challenge::parse(text);
+    retry_after(text, SystemTime::now());
+    if let Some((first, last, total)) = content_range(text) {
+        assert!(first <= last && total.is_none_or(|total| last < total));
+    }
+    let Ok(from) = Url::parse("https://registry/v2/repo/blobs/x") else { return };
+    if let Ok(target) = Rules::default().target(&from, Some(text)) {
+        assert!(target.scheme() == "https" && target.has_host() && target.username().is_empty());
+    }
 }
 
 fn decode(blob: &BlobDescription, table: &ChunkTable, data: &[u8]) {

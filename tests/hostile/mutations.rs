@@ -101,6 +101,11 @@ fn gzip_files() {
 }
 
 #[test]
+fn words_of_servers() {
+    try_seeds(seeds::server_words(), 5_000, storage::fuzzing::server_words);
+}
+
+#[test]
 fn configurations() {
     try_seeds(seeds::configurations(), 10_000, nydusd::config::fuzzing);
 }

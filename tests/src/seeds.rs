@@ -101,6 +101,31 @@ fn blobs(image: &Image) -> Vec<BlobDescription> {
     bootstrap.blobs().iter().map(|blob| BlobDescription::clone(blob)).collect()
 }
 
+/// What servers say, for `storage::fuzzing::server_words`.
+pub fn server_words() -> Vec<Seed> {
+    let words = [
+        (
+            "challenge",
+            r#"Basic realm="a", Bearer realm="https://auth/token",service="registry",scope="repository:a/b:pull""#,
+        ),
+        ("content-range", "bytes 1048576-2097151/18446744073709551615"),
+        ("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT"),
+        ("location", "https://user:word@store:443/bucket/%2e%2e/object?X-Amz-Signature=aa#part"),
+        ("location-relative", "//store/object"),
+        ("error-of-a-registry", r#"{"errors":[{"code":"BLOB_UNKNOWN","message":"m","detail":{}}]}"#),
+        ("error-of-a-store", "<?xml version=\"1.0\"?><Error><Code>SlowDown</Code></Error>"),
+        (
+            "token",
+            r#"{"token":"t","access_token":"a","expires_in":"3e2","issued_at":"2026-01-01T00:00:00Z"}"#,
+        ),
+        (
+            "logins",
+            r#"{"auths":{"https://r/v1/":{"auth":"dTpw"}},"credHelpers":{"r":"x"},"credsStore":"pass"}"#,
+        ),
+    ];
+    words.map(|(name, text)| Seed { name: name.to_owned(), bytes: text.into() }).into()
+}
+
 /// Configurations in all forms, for `nydusd::config::fuzzing`: ours, and the samples in `configs/`.
 pub fn configurations() -> Vec<Seed> {
     let mut seeds = Vec::new();

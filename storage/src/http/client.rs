@@ -442,7 +442,7 @@ fn version(version: Version) -> &'static str {
 }
 
 /// The code in the error of a registry (`{"errors":[{"code":"…"}]}`) or of an object store (`<Code>…</Code>`).
-fn error_code(body: &[u8]) -> Option<String> {
+pub(crate) fn error_code(body: &[u8]) -> Option<String> {
     let text = std::str::from_utf8(body).ok()?;
     let code = match serde_json::from_str::<serde_json::Value>(text) {
         Ok(json) => json.pointer("/errors/0/code")?.as_str()?.to_owned(),

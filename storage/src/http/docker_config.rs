@@ -23,7 +23,7 @@ const TOKEN_USER: &str = "<token>";
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
-struct File {
+pub(crate) struct File {
     auths: HashMap<String, Entry>,
     cred_helpers: HashMap<String, String>,
     creds_store: String,
@@ -87,8 +87,13 @@ async fn load(path: &Path) -> Result<File, String> {
     if text.len() as u64 > MAX_BYTES {
         return Err(format!("more than {MAX_BYTES} bytes"));
     }
+    parse(&text)
+}
+
+/// The file's text.
+pub(crate) fn parse(text: &[u8]) -> Result<File, String> {
     // The library's own words may quote a secret.
-    serde_json::from_slice(&text).map_err(|err| format!("not a Docker configuration, line {}", err.line()))
+    serde_json::from_slice(text).map_err(|err| format!("not a Docker configuration, line {}", err.line()))
 }
 
 /// The names that a login to `host` may be kept under.

@@ -241,7 +241,7 @@ fn is_unknown_name(detail: &str) -> bool {
 }
 
 /// `Retry-After`, in seconds or as a date; `now` by the clock that wrote it.
-fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     if let Ok(seconds) = value.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }

@@ -19,11 +19,11 @@
 //! meant for; and nothing that failed is remembered as an answer.
 
 pub(crate) mod auth;
-mod challenge;
+pub(crate) mod challenge;
 pub(crate) mod client;
 mod connect;
 pub(crate) mod credentials;
-mod docker_config;
+pub(crate) mod docker_config;
 pub(crate) mod failure;
 pub(crate) mod fetch;
 pub mod options;

@@ -209,7 +209,7 @@ fn wrong(what: &str, detail: String) -> Failure {
 }
 
 /// `bytes FIRST-LAST/TOTAL`, the total perhaps `*`.
-fn content_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
+pub(crate) fn content_range(text: &str) -> Option<(u64, u64, Option<u64>)> {
     let (range, total) = text.strip_prefix("bytes ")?.trim().split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last) = (number(first)?, number(last)?);

@@ -345,7 +345,7 @@ impl Tokens {
 
 /// What a token service answers.
 #[derive(Deserialize)]
-struct Granted {
+pub(crate) struct Granted {
     token: Option<String>,
     access_token: Option<String>,
     /// Seconds, in a number or, with some services, in a text.
@@ -354,7 +354,8 @@ struct Granted {
 }
 
 impl Granted {
-    fn parse(body: &[u8]) -> Option<(Secret, Duration)> {
+    /// The token and its life.
+    pub(crate) fn parse(body: &[u8]) -> Option<(Secret, Duration)> {
         let granted: Self = serde_json::from_slice(body).ok()?;
         let text =
             [granted.token, granted.access_token].into_iter().flatten().find(|text| !text.is_empty())?;

@@ -13,6 +13,7 @@ fn main() -> Result<()> {
     write(&dir, "chunk_table", seeds::chunk_tables())?;
     write(&dir, "toc", seeds::tocs())?;
     write(&dir, "zran", seeds::gzip_files())?;
+    write(&dir, "server_words", seeds::server_words())?;
     write(&dir, "config", seeds::configurations())
 }
 
