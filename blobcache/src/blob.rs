@@ -429,13 +429,12 @@ impl Inner {
                 Boarding::Landed => again.push(chunk),
                 Boarding::Joined(ticket) => waiting.push((ticket, chunk, self.joined(index))),
                 Boarding::Opened(ticket, leader) => {
-                    let origin = chunk.record.is_none().then(|| table.as_ref().map(|table| table.origin));
-                    opened.push(Flying::new(unit, leader, chunk.record, origin.flatten(), chunk.not_here));
+                    opened.push(Flying::new(unit, leader, chunk.record, table.clone(), chunk.not_here));
                     waiting.push((ticket, chunk, Span::none()));
                 }
             }
         }
-        fetch::launch(self, opened, table.as_deref());
+        fetch::launch(self, opened);
         Ok(())
     }
 

@@ -90,8 +90,8 @@ pub(crate) struct Flying {
     unit: Unit,
     /// v5: the record of its chunk.
     record: Option<Record>,
-    /// v6: where the table came from that describes it.
-    origin: Option<Origin>,
+    /// v6: the table that describes it.
+    table: Option<Arc<Table>>,
     /// What the data file holds is wrong: it is fetched whatever others say.
     insist: bool,
     // Released before the flight ends, so that the next leader of the unit in this process finds it free.
@@ -104,14 +104,19 @@ impl Flying {
         unit: Unit,
         leader: Leader<Key, Arc<Served>>,
         record: Option<Record>,
-        origin: Option<Origin>,
+        table: Option<Arc<Table>>,
         insist: bool,
     ) -> Self {
-        Self { unit, record, origin, insist, claim: None, leader }
+        Self { unit, record, table, insist, claim: None, leader }
     }
 
     fn span(&self) -> Span {
         Span::of(&self.unit)
+    }
+
+    /// Whether somebody else may have made up where its chunks are.
+    fn is_of_a_foreign_file(&self) -> bool {
+        self.table.as_ref().is_some_and(|table| table.origin == Origin::ForeignFile)
     }
 
     fn answer_all(&self, piece: &Piece) {
@@ -163,7 +168,7 @@ impl Drop for Claim {
 }
 
 /// Starts the flights that one reader opened.
-pub(crate) fn launch(blob: &Arc<Inner>, mut opened: Vec<Flying>, table: Option<&Table>) {
+pub(crate) fn launch(blob: &Arc<Inner>, mut opened: Vec<Flying>) {
     opened.sort_by_key(|flying| flying.unit.offset);
     let gap = plan::gap(blob.shared.options.amplify_bytes);
     let spans: Vec<_> = opened.iter().map(Flying::span).collect();
@@ -171,20 +176,18 @@ pub(crate) fn launch(blob: &Arc<Inner>, mut opened: Vec<Flying>, table: Option<&
     // From behind, so that a widened request does not meet the next one's units unopened.
     while let Some(group) = groups.pop() {
         let mut group = opened.split_off(group.start);
-        if let Some(table) = table {
-            widen(blob, &mut group, table);
-        }
+        widen(blob, &mut group);
         blob.shared.runtime.spawn(lead(Arc::clone(blob), group).in_current_span());
     }
 }
 
 /// Adds units that lie around, as long as they are worth it: stored next to it, not here, nobody's, with a known digest,
 /// and within the limits of [`Widening`].
-fn widen(blob: &Arc<Inner>, group: &mut Vec<Flying>, table: &Table) {
+fn widen(blob: &Arc<Inner>, group: &mut Vec<Flying>) {
     let limit = blob.shared.options.amplify_bytes;
     let (Some(first), Some(last)) = (group.first(), group.last()) else { return };
-    let (origin, deadline) = (last.origin, last.leader.deadline());
-    if limit == 0 || origin.is_none() || last.span().alone || !blob.shelf.accepts_writes() {
+    let (Some(table), deadline) = (last.table.clone(), last.leader.deadline()) else { return };
+    if limit == 0 || last.span().alone || !blob.shelf.accepts_writes() {
         return;
     }
     let spans: Vec<_> = group.iter().map(Flying::span).collect();
@@ -198,7 +201,7 @@ fn widen(blob: &Arc<Inner>, group: &mut Vec<Flying>, table: &Table) {
         }
         let landed = || blob.confirmed(index);
         match blob.shelf.flights.board(Key::of(&unit, index), None, deadline, landed) {
-            Boarding::Opened(_, leader) => Some(Flying::new(unit, leader, None, origin, false)),
+            Boarding::Opened(_, leader) => Some(Flying::new(unit, leader, None, Some(table.clone()), false)),
             _ => None,
         }
     };
@@ -452,14 +455,15 @@ async fn land(blob: &Arc<Inner>, mut flying: Flying, mut stored: Bytes, mut atte
                 || match verdict {
                     Verdict::Checked(_) => true,
                     // A table that somebody else left may say anything.
-                    Verdict::Unchecked(_) => flying.origin != Some(Origin::ForeignFile),
+                    Verdict::Unchecked(_) => !flying.is_of_a_foreign_file(),
                     Verdict::Wrong(_) => false,
                 }
         });
         tries += 1;
         // Once from elsewhere and, if the table is what is wrong, once more where the next table says.
-        if asked_right || tries > 2 || (tries == 2 && !blob.table.failed_chunk(flying.origin, Instant::now()))
-        {
+        let is_table_guilty =
+            || flying.table.as_ref().is_some_and(|table| blob.table.failed_chunk(table, Instant::now()));
+        if asked_right || tries > 2 || (tries == 2 && !is_table_guilty()) {
             break (digests, verdicts);
         }
         attempts.were_wrong();
@@ -479,7 +483,7 @@ async fn land(blob: &Arc<Inner>, mut flying: Flying, mut stored: Bytes, mut atte
                 keep.push((Place::from(chunk), digest, bytes.clone()));
                 Piece::Fetched(bytes)
             }
-            Verdict::Unchecked(bytes) if is_asked && flying.origin != Some(Origin::ForeignFile) => {
+            Verdict::Unchecked(bytes) if is_asked && !flying.is_of_a_foreign_file() => {
                 keep.push((Place::from(chunk), digest, bytes.clone()));
                 Piece::Fetched(bytes)
             }
@@ -503,14 +507,14 @@ async fn again(
     attempts: &Attempts,
 ) -> Result<Bytes> {
     blob.shared.metrics.refetches.increment();
-    if flying.origin.is_some_and(|origin| origin != Origin::Backend) {
-        blob.table.forget_file();
-    }
-    if flying.origin.is_some() {
+    if let Some(table) = &flying.table {
+        if table.origin != Origin::Backend {
+            blob.table.forget_file();
+        }
         let of_asked = flying.unit.members.iter().find(|chunk| asked.contains(&chunk.index)).map(Place::from);
         if let Some(place) = of_asked {
             let (units, table) = blob.units(&[(place, None)], deadline).await?;
-            flying.origin = table.map(|table| table.origin);
+            flying.table = table;
             if let Some(unit) = units.into_iter().next() {
                 flying.unit = unit;
             }

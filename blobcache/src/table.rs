@@ -103,14 +103,14 @@ impl TableSlot {
         lock(&self.current).take_if(|current| Arc::ptr_eq(current, table));
     }
 
-    /// A chunk was wrong from wherever it was fetched, by a table from `origin`. True if that is what the table is blamed
-    /// for: it is dropped, and the chunk is worth a try by the next one.
-    pub(crate) fn failed_chunk(&self, origin: Option<Origin>, now: Instant) -> bool {
-        if origin.is_none() || !lock(&self.failures).blame_table(now) {
+    /// A chunk was wrong from wherever it was fetched, as `table` says. True if it is worth a try by the next table: this one
+    /// is blamed and dropped, or has been since.
+    pub(crate) fn failed_chunk(&self, table: &Arc<Table>, now: Instant) -> bool {
+        let is_current = self.loaded().is_some_and(|current| Arc::ptr_eq(&current, table));
+        if is_current && !lock(&self.failures).blame_table(now) {
             return false;
         }
-        self.file_misled.store(true, Ordering::Release);
-        lock(&self.current).take();
+        self.forget(table);
         true
     }
 

@@ -364,6 +364,40 @@ fn wrong_chunks_say_that_the_table_is_wrong() {
 }
 
 #[test]
+fn chunks_that_fail_together_are_all_looked_for_in_the_next_table() {
+    const CHUNK: u64 = 1 << 20;
+    let runtime = runtime();
+    let image = Image::load("v6-none");
+    let description = Arc::clone(&image.bootstrap.blobs()[0]);
+    let right = image.backend.stored(&description.id);
+    let ci = description.ci.unwrap();
+    let mut wrong = right.to_vec();
+    misplace(&mut wrong[ci.offset as usize..(ci.offset + ci.compressed_size) as usize]);
+    image.backend.replace(&description.id, wrong.into());
+    let dir = tempfile::tempdir().unwrap();
+    let cache =
+        open(CacheOptions { amplify_bytes: 0, ..options(directory(dir.path())) }, &image.backend, &runtime);
+    let blobs = image.blobs(&cache);
+    runtime.block_on(async {
+        // The only chunk of its size is where it was: reading it loads the table and shows nothing.
+        let of_size = |wanted| image.files.iter().filter(|(_, _, size)| size % CHUNK == wanted).count();
+        let alone = image.files.iter().find(|(_, _, size)| (1..CHUNK).contains(size) && of_size(*size) == 1);
+        let (_, ino, size) = alone.unwrap();
+        image.read_file(&blobs, *ino, *size).await;
+        image.backend.replace(&description.id, right);
+        // All are on their way before the first has come.
+        image.backend.feel(Mood::Slow(50));
+        let large = image.files.iter().filter(|(_, _, size)| *size >= CHUNK);
+        let reads: Vec<_> = large.map(|(_, ino, size)| image.try_read_file(&blobs, *ino, *size)).collect();
+        assert!(reads.len() >= 3, "{}", reads.len());
+        for read in futures_util::future::join_all(reads).await {
+            read.unwrap();
+        }
+    });
+    assert!(cache.metrics().digest_mismatches.get() >= 4, "the table was right");
+}
+
+#[test]
 fn a_miss_is_widened_by_what_lies_around_and_can_be_checked() {
     let runtime = runtime();
     let limit = 256 << 10;
