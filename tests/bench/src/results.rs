@@ -140,22 +140,26 @@ impl Results {
         }
         let _ = write!(
             text,
-            "\n| {corpus}, blobs behind a link | | seconds: median (min–max) | ratio to the bound | requests | MB \
-             | connections | CPU s | peak MiB |\n|---|---|--:|--:|--:|--:|--:|--:|--:|\n"
+            "\n| {corpus}, blobs behind a link | | seconds: median (min–max) | ratio | requests | MB | connections \
+             | CPU s | peak MiB |\n|---|---|--:|--:|--:|--:|--:|--:|--:|\n"
         );
-        for ((case, mbit, rtt_ms, subject), samples) in groups {
+        for (&(case, mbit, rtt_ms, subject), samples) in &groups {
             let spread = |number: fn(&(&Sample, &OverLink)) -> Option<f64>| {
                 Spread::of(samples.iter().filter_map(number))
             };
             let Some(seconds) = spread(|(s, _)| Some(s.seconds)) else { continue };
+            let peer = groups.get(&(case, mbit, rtt_ms, Subject::Peer));
+            let peer = peer.and_then(|samples| Spread::of(samples.iter().map(|(s, _)| s.seconds)));
             let median = |number| spread(number).map_or(0.0, |spread: Spread| spread.median);
-            let ratio = spread(|(s, link)| Some(s.seconds / link.bound_seconds?));
+            let to_bound = spread(|(s, link)| Some(s.seconds / link.bound_seconds?));
+            let ratio = to_bound.map(|ratio| ratio.to_string());
+            let ratio = ratio.or_else(|| Some(format!("{:.2}", seconds.median / peer?.median)));
             let _ = writeln!(
                 text,
                 "| {}, {mbit} Mbit/s, RTT {rtt_ms} ms | {} | {seconds} | {} | {:.0} | {:.1} | {:.0} | {} | {} |",
                 case_name(case),
                 subject_name(case, subject, &self.machine.file_system),
-                ratio.map_or_else(String::new, |ratio| ratio.to_string()),
+                ratio.unwrap_or_default(),
                 median(|(_, link)| Some(link.requests as f64)),
                 median(|(_, link)| Some(link.bytes as f64 / 1e6)),
                 median(|(_, link)| Some(link.connections as f64)),
@@ -266,7 +270,14 @@ mod tests {
             let link = OverLink { rtt_ms, mbit: 50, connections, requests, bytes, bound_seconds: Some(2.0) };
             results.samples.push(Sample { seconds, link: Some(link), ..sample.clone() });
         }
+        sample.case = Case::ColdStart;
+        for (subject, seconds) in [(Subject::Ours, 3.0), (Subject::Peer, 4.0)] {
+            let link =
+                OverLink { rtt_ms: 0, mbit: 200, connections: 1, requests: 9, bytes: 0, bound_seconds: None };
+            results.samples.push(Sample { subject, seconds, link: Some(link), ..sample.clone() });
+        }
         let text = results.tables(Chapter::Links).unwrap();
+        assert!(text.contains("RTT 0 ms | FUSE | 3.00 (3.00–3.00) | 0.75 | 9 |"), "{text}");
         let row = "| 8 readers, cache cold, 50 Mbit/s, RTT 20 ms | FUSE | 2.50 (2.00–3.00) | 1.25 (1.00–1.50) | 10 | 1.5 \
                    | 2 | 0.50 | 20 |";
         assert!(text.contains(row), "{text}");
