@@ -128,13 +128,13 @@ impl Digests {
         Ok(())
     }
 
-    /// The digest of a chunk that nobody asks for, as far as it is known without loading anything.
+    /// The digest of a chunk that nobody asks for, by the bootstrap's own record of that place: the array says what a chunk
+    /// must be, but not where, and only of who asks is known where he means.
     pub(crate) fn at_hand(&self, blob: &Inner, place: Place) -> Option<Digest> {
         if !is_checkable(blob) {
             return None;
         }
-        let from_index = self.index.loaded().and_then(|index| self.look_up(&index, place));
-        from_index.or_else(|| self.array.loaded().and_then(|array| array.get(place.index)).and_then(known))
+        self.index.loaded().and_then(|index| self.look_up(&index, place))
     }
 
     fn look_up(&self, index: &[(u32, u32)], place: Place) -> Option<Digest> {

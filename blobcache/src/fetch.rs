@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::future::{OptionFuture, join_all};
+use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use storage::backend::{Arrivals, Priority, Request};
 use storage::blob::{Unit, check_chunk};
@@ -192,11 +192,14 @@ fn widen(blob: &Arc<Inner>, group: &mut Vec<Flying>) {
     }
     let spans: Vec<_> = group.iter().map(Flying::span).collect();
     let mut widening = Widening::new(plan::cover(&spans), limit);
-    let open = |index: u32, takes: &mut dyn FnMut(Span) -> bool| {
+    let open = |index: u32, takes: &mut dyn FnMut(Span, u64) -> bool| {
         let unit = table.chunks.unit(&blob.description, index).ok()?;
         let place = Place::from(unit.members.first()?);
         let wanted = !blob.confirmed(index) && !blob.shelf.trusted(index) && !blob.shelf.claimed(index);
-        if !wanted || blob.digests.at_hand(blob, place).is_none() || !takes(Span::of(&unit)) {
+        if !wanted
+            || blob.digests.at_hand(blob, place).is_none()
+            || !takes(Span::of(&unit), unit.decoded_size())
+        {
             return None;
         }
         let landed = || blob.confirmed(index);
@@ -207,7 +210,9 @@ fn widen(blob: &Arc<Inner>, group: &mut Vec<Flying>) {
     };
     let mut before = Vec::new();
     let mut previous = first.unit.members.first().and_then(|chunk| chunk.index.checked_sub(1));
-    while let Some(flying) = previous.and_then(|index| open(index, &mut |span| widening.before(span))) {
+    while let Some(flying) =
+        previous.and_then(|index| open(index, &mut |span, decoded| widening.before(span, decoded)))
+    {
         previous = flying.unit.members.first().and_then(|chunk| chunk.index.checked_sub(1));
         before.push(flying);
     }
@@ -216,7 +221,7 @@ fn widen(blob: &Arc<Inner>, group: &mut Vec<Flying>) {
         let index = chunk.index.checked_add(1).filter(|index| *index < table.chunks.len())?;
         // Only the last chunk of a file is shorter.
         let continues = chunk.uncompressed_size == blob.description.chunk_size;
-        open(index, &mut |span| widening.after(span, continues))
+        open(index, &mut |span, decoded| widening.after(span, decoded, continues))
     }) {
         group.push(flying);
     }
@@ -282,7 +287,7 @@ async fn request(blob: &Arc<Inner>, group: Vec<Flying>, attempts: Attempts) {
     let memory = blob.shared.budget(stored.saturating_add(decoded), deadline);
     let share = match memory.instrument(trace::queue("memory")).await {
         Ok(share) => share,
-        Err(error) => return give_up(blob, group, single.is_some(), error, &attempts).await,
+        Err(error) => return group.iter().for_each(|flying| flying.leader.answer(Err(error.clone()))),
     };
     let (arrivals, mut pieces) = Arrivals::new();
     let reading = async {
@@ -334,25 +339,32 @@ async fn request(blob: &Arc<Inner>, group: Vec<Flying>, attempts: Attempts) {
     landings.extend(last.into_iter().filter_map(&mut arrived));
     drop(neighbours);
     let left: Vec<_> = group.into_iter().flatten().collect();
-    let given_up = result.err().map(|error| give_up(blob, left, single.is_some(), error, &attempts));
-    tokio::join!(OptionFuture::from(given_up), async { while landings.next().await.is_some() {} });
-    // Only now: until it is written, it is in memory.
+    let again =
+        result.err().map(|error| give_up(left, single.is_some(), &error, &attempts)).unwrap_or_default();
+    while landings.next().await.is_some() {}
+    // Only now: until it is written, it is in memory. And not later: who holds a share while it waits for another keeps
+    // everybody waiting.
     drop(share);
+    let again = again.into_iter().map(|flying| Box::pin(request(blob, vec![flying], attempts.of_another())));
+    join_all(again).await;
 }
 
-/// What is left of a request that failed.
-async fn give_up(blob: &Arc<Inner>, left: Vec<Flying>, is_single: bool, error: Error, attempts: &Attempts) {
-    if is_single || error.kind() == ErrorKind::TimedOut {
-        return left.iter().for_each(|flying| flying.leader.answer(Err(error.clone())));
+/// Answers for what is left of a request that failed, but for what is asked for again, and returns that: a unit that cannot be
+/// read, such as one beyond the end of a short blob, must not fail its neighbours, so those that somebody asked for are
+/// read one by one. After failures that pass, each is one try more.
+fn give_up(left: Vec<Flying>, is_single: bool, error: &Error, attempts: &Attempts) -> Vec<Flying> {
+    let is_final = is_single || error.kind() == ErrorKind::TimedOut;
+    let mut again = Vec::new();
+    for flying in left {
+        let is_asked = !flying.leader.asked().is_empty();
+        if is_final || is_asked && error.kind() == ErrorKind::Unavailable && !attempts.take() {
+            flying.leader.answer(Err(error.clone()));
+        } else if is_asked {
+            again.push(flying);
+        }
+        // Else it is dropped: who asks for it by now tries himself.
     }
-    // A unit that cannot be read, such as one beyond the end of a short blob, must not fail its neighbours: those that
-    // somebody asked for are read one by one, the others given up. After failures that pass, each is one try more.
-    let asked = left.into_iter().filter(|flying| !flying.leader.asked().is_empty());
-    let (again, spent): (Vec<_>, Vec<_>) =
-        asked.partition(|_| error.kind() != ErrorKind::Unavailable || attempts.take());
-    spent.iter().for_each(|flying| flying.leader.answer(Err(error.clone())));
-    join_all(again.into_iter().map(|flying| Box::pin(request(blob, vec![flying], attempts.of_another()))))
-        .await;
+    again
 }
 
 async fn read_range(blob: &Arc<Inner>, range: Range<u64>, request: Request) -> Result<Bytes> {

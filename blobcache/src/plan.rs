@@ -71,41 +71,63 @@ pub(crate) struct Widening {
     /// Where what is asked for begins.
     start: u64,
     limit: u64,
+    /// What may still come along: decoded bytes, and units.
+    decoded: u64,
+    units: u32,
 }
+
+/// What comes along is not larger, decoded, than so many times the limit of the request: of what compresses without end, such as
+/// zeros, a short request would bring more than there is memory.
+const MAX_GROWTH: u64 = 8;
+/// Not more units come along with a request: each costs a look at the table and a flight.
+const MAX_UNITS: u32 = 4096;
 
 impl Widening {
     /// `range` is asked for; the request does not become longer than `limit`.
     pub(crate) fn new(range: Range<u64>, limit: u64) -> Self {
-        Self { start: range.start, range, limit }
+        let decoded = limit.saturating_mul(MAX_GROWTH);
+        Self { start: range.start, range, limit, decoded, units: MAX_UNITS }
     }
 
-    /// Takes in a unit that is stored behind the request, if it is worth it. `continues` a file: what is stored before it
-    /// is a part of the same.
-    pub(crate) fn after(&mut self, span: Span, continues: bool) -> bool {
+    /// Takes in a unit that is stored behind the request and has `decoded` bytes, if it is worth it. `continues` a file: what
+    /// is stored before it is a part of the same.
+    pub(crate) fn after(&mut self, span: Span, decoded: u64, continues: bool) -> bool {
         let follows = span.offset >= self.range.start
             && span.end() > self.range.end
             && span.offset <= self.range.end.saturating_add(gap(self.limit));
-        let takes =
-            follows && (continues || self.is_small(span)) && span.end() - self.range.start <= self.limit;
+        let takes = follows
+            && (continues || self.is_small(span))
+            && span.end() - self.range.start <= self.limit
+            && self.has_room(decoded);
         if takes {
             self.range.end = span.end();
         }
         takes
     }
 
-    /// Takes in a unit that is stored before the request, if it is worth it.
-    pub(crate) fn before(&mut self, span: Span) -> bool {
+    /// The same of a unit that is stored before the request.
+    pub(crate) fn before(&mut self, span: Span, decoded: u64) -> bool {
         let precedes = span.offset < self.range.start
             && span.end() <= self.range.start
             && span.end().saturating_add(gap(self.limit)) >= self.range.start;
         let takes = precedes
             && self.is_small(span)
             && self.start - span.offset <= self.limit / 4
-            && self.range.end - span.offset <= self.limit;
+            && self.range.end - span.offset <= self.limit
+            && self.has_room(decoded);
         if takes {
             self.range.start = span.offset;
         }
         takes
+    }
+
+    /// Whether one more unit may come along; if so, it does.
+    fn has_room(&mut self, decoded: u64) -> bool {
+        let (Some(left), Some(units)) = (self.decoded.checked_sub(decoded), self.units.checked_sub(1)) else {
+            return false;
+        };
+        (self.decoded, self.units) = (left, units);
+        true
     }
 
     fn is_small(&self, span: Span) -> bool {
@@ -146,20 +168,30 @@ mod tests {
         // 1000 are asked for; a quarter of the limit is 1024.
         let widening = || Widening::new(10_000..11_000, 4096);
         let mut both = widening();
-        assert!(both.before(span(9500, 500)) && both.after(span(11_000, 1024), false));
-        assert!(both.before(span(8976, 500)), "within a gap of 32");
-        assert!(!both.before(span(8970, 6)), "more than a quarter before");
-        assert!(!both.after(span(12_057, 1), false), "too far behind");
-        assert!(both.after(span(12_056, 1016), false));
-        assert!(!both.after(span(13_072, 1), false), "longer than the limit");
+        assert!(both.before(span(9500, 500), 1) && both.after(span(11_000, 1024), 1, false));
+        assert!(both.before(span(8976, 500), 1), "within a gap of 32");
+        assert!(!both.before(span(8970, 6), 1), "more than a quarter before");
+        assert!(!both.after(span(12_057, 1), 1, false), "too far behind");
+        assert!(both.after(span(12_056, 1016), 1, false));
+        assert!(!both.after(span(13_072, 1), 1, false), "longer than the limit");
         assert_eq!(both.range, 8976..13_072);
 
-        assert!(!widening().after(span(11_000, 1025), false) && widening().after(span(11_000, 3096), true));
-        assert!(!widening().after(span(11_000, 3097), true));
-        assert!(!widening().after(span(10_500, 500), false), "it is in there");
-        assert!(!widening().before(span(9900, 200)), "it would overlap");
+        assert!(!widening().after(span(11_000, 1025), 1, false));
+        assert!(widening().after(span(11_000, 3096), 1, true));
+        assert!(!widening().after(span(11_000, 3097), 1, true));
+        assert!(!widening().after(span(10_500, 500), 1, false), "it is in there");
+        assert!(!widening().before(span(9900, 200), 1), "it would overlap");
         let mut long = Widening::new(0..5000, 4096);
-        assert!(!long.after(span(5000, 1), true));
+        assert!(!long.after(span(5000, 1), 1, true));
+    }
+
+    #[test]
+    fn what_comes_along_is_bounded_as_it_is_decoded_too() {
+        let mut zeros = Widening::new(0..10, 4096);
+        let taken = (10..).take_while(|at| zeros.after(span(*at, 1), 1000, false)).count();
+        assert_eq!(taken, 32, "8 times 4096 bytes");
+        let mut tiny = Widening::new(0..10, 1 << 20);
+        assert_eq!((10..).take_while(|at| tiny.after(span(*at, 1), 1, false)).count(), MAX_UNITS as usize);
     }
 
     proptest! {

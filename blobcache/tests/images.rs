@@ -364,6 +364,46 @@ fn wrong_chunks_say_that_the_table_is_wrong() {
 }
 
 #[test]
+fn a_failure_is_told_at_once_however_little_memory_there_is() {
+    let runtime = runtime();
+    let image = Image::load("v6-none");
+    let description = Arc::clone(&image.bootstrap.blobs()[0]);
+    let right = image.backend.stored(&description.id);
+    let dir = tempfile::tempdir().unwrap();
+    let small: Vec<_> = image.files.iter().filter(|(_, _, size)| (1..1000).contains(size)).collect();
+    let (_, ino, size) = small[0];
+    // Leaves a table behind, and no chunk.
+    runtime.block_on(async {
+        let cache = open(options(directory(dir.path())), &image.backend, &runtime);
+        image.read_file(&image.blobs(&cache), *ino, *size).await;
+        settled(&cache).await;
+    });
+    for entry in fs::read_dir(dir.path()).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|name| name != "meta") {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    // What is asked for lies beyond the end, and a request of many chunks takes all the memory there is.
+    image.backend.replace(&description.id, right.slice(..1));
+    let cache = open(
+        CacheOptions { memory_bytes: 1, amplify_bytes: 256 << 10, ..options(directory(dir.path())) },
+        &image.backend,
+        &runtime,
+    );
+    let blobs = image.blobs(&cache);
+    let start = std::time::Instant::now();
+    runtime.block_on(async {
+        let reads = small.iter().map(|(_, ino, size)| image.try_read_file(&blobs, *ino, *size));
+        for read in futures_util::future::join_all(reads).await {
+            assert_eq!(read.unwrap_err().kind(), blobcache::ErrorKind::Corrupt);
+        }
+    });
+    assert!(start.elapsed() < std::time::Duration::from_secs(3), "{:?}", start.elapsed());
+    assert_eq!(cache.metrics().metadata_requests.get(), 0, "the table was there");
+}
+
+#[test]
 fn chunks_that_fail_together_are_all_looked_for_in_the_next_table() {
     const CHUNK: u64 = 1 << 20;
     let runtime = runtime();
