@@ -22,3 +22,10 @@ pub mod trace;
 pub mod fuzzing;
 
 pub use error::{Error, Result};
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks `mutex`. What it guards is whole after each statement, so whoever panicked has left nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -71,6 +71,10 @@ impl fmt::Display for SecretUrl {
             Some((place, _)) => (place, true),
             None => (rest, false),
         };
+        // An `@` behind that may be the end of a password with a `?` in it, and where the place begins is anybody's guess.
+        if query && rest[place.len()..].contains('@') {
+            return f.write_str(MASK);
+        }
         match place.rsplit_once('@') {
             Some((_, host)) => write!(f, "{MASK}@{host}")?,
             None => f.write_str(place)?,
@@ -113,6 +117,7 @@ mod tests {
             ("user:p@ss@proxy", "***@proxy"),
             ("https://host/ping?token=hunter2", "https://host/ping?***"),
             ("https://host/ping#hunter2", "https://host/ping?***"),
+            ("https://user:hun?ter2@mirror/x", "https://***"),
             ("", ""),
         ] {
             let url = SecretUrl::new(address);

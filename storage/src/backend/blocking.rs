@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::{Priority, Request};
+use crate::lock;
 use crate::{Error, Result};
 
 /// A thread that had nothing to do for so long ends.
@@ -213,7 +214,7 @@ fn max_prefetching(limits: Limits) -> usize {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change of the state is one field at a time, so a panic leaves nothing inconsistent.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// The life of a thread.

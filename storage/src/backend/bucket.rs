@@ -83,7 +83,7 @@ impl Server for Bucket {
                 encode(&self.prefix),
                 encode(blob.as_str())
             ));
-            let mut call = Call::range(route.address(&address), range, request.deadline);
+            let mut call = Call::range(route.spoken(route.address(&address)), range, request.deadline);
             self.signer.sign(&mut call, &address, &what).await?;
             let answer = route.send(call, request.priority).await?;
             match answer.status().as_u16() {

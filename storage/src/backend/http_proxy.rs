@@ -85,7 +85,7 @@ impl Server for Files {
             if let Ok(mut segments) = address.path_segments_mut() {
                 segments.pop_if_empty().push(blob.as_str());
             }
-            let call = Call::range(route.address(&address), range, request.deadline);
+            let call = Call::range(route.spoken(route.address(&address)), range, request.deadline);
             let answer = route.send(call, request.priority).await?;
             match answer.status().as_u16() {
                 200 | 206 | 416 => Ok(answer),

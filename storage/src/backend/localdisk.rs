@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use gpt::disk::LogicalBlockSize;
@@ -22,6 +22,7 @@ use super::blocking::{Limits, Pool};
 use super::span::{Span, failed};
 use super::{Backend, BoxFuture, Request};
 use crate::blob::BlobId;
+use crate::lock;
 use crate::{Error, Result};
 
 /// Threads that may be stuck in a stalled device, and requests that wait for one.
@@ -128,7 +129,7 @@ impl Disk {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Opened>>> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.opened)
     }
 
     fn open(&self) -> Result<Opened> {

@@ -9,7 +9,7 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,6 +19,7 @@ use super::blocking::{Limits, Pool};
 use super::span::{Span, failed};
 use super::{Backend, BoxFuture, Request};
 use crate::blob::BlobId;
+use crate::lock;
 use crate::{Error, Result};
 
 /// Threads that may be stuck in a stalled filesystem, and requests that wait for one.
@@ -174,7 +175,7 @@ impl Files {
 
     fn lock(&self) -> MutexGuard<'_, Open> {
         // What a panic may leave behind is at worst a stale use count.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
     }
 
     /// Opens the blob's file: `blob_file`, or the first one in `dir` and `alt_dirs` that is there and not empty.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: what passes through is not changed; a request is counted once, also one that is given up.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::{Backend, BoxFuture, Request};
 use crate::blob::BlobId;
 use crate::http::EndpointStatus;
+use crate::lock;
 use crate::metrics::{Counter, Gauge, Histogram};
 use crate::secret::Secret;
 use crate::{Error, Result};
@@ -199,10 +200,10 @@ impl Backend for Measured {
     ) -> BoxFuture<'a, Result<Bytes>> {
         Box::pin(async move {
             let _in_flight = self.metrics.in_flight.enter();
-            let mut read =
-                Read { of: self, blob, offset, len, start: Instant::now(), ending: Ending::Abandoned };
+            let ended = Ended::new(&self.metrics.reads);
+            let mut read = Read { of: self, blob, offset, len, start: Instant::now(), ended };
             let result = self.inner.read(blob, offset, len, request).await;
-            read.ending = Ending::of(&result);
+            read.ended.ending = Ending::of(&result);
             if let Ok(bytes) = &result {
                 self.metrics.bytes.add(bytes.len() as u64);
             }
@@ -212,8 +213,9 @@ impl Backend for Measured {
 
     fn size<'a>(&'a self, blob: &'a BlobId, request: Request) -> BoxFuture<'a, Result<u64>> {
         Box::pin(async move {
+            let mut ended = Ended::new(&self.metrics.sizes);
             let result = self.inner.size(blob, request).await;
-            self.metrics.sizes[Ending::of(&result) as usize].increment();
+            ended.ending = Ending::of(&result);
             result
         })
     }
@@ -227,14 +229,33 @@ impl Backend for Measured {
     }
 }
 
-/// A read under way; counted when it ends, however it does.
+/// Counts an ending when it is dropped.
+struct Ended<'a> {
+    counters: &'a [Counter; Ending::ALL.len()],
+    ending: Ending,
+}
+
+impl<'a> Ended<'a> {
+    /// Given up, unless somebody says better.
+    fn new(counters: &'a [Counter; Ending::ALL.len()]) -> Self {
+        Self { counters, ending: Ending::Abandoned }
+    }
+}
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.counters[self.ending as usize].increment();
+    }
+}
+
+/// A read under way; measured when it ends, however it does.
 struct Read<'a> {
     of: &'a Measured,
     blob: &'a BlobId,
     offset: u64,
     len: u64,
     start: Instant,
-    ending: Ending,
+    ended: Ended<'a>,
 }
 
 impl Read<'_> {
@@ -242,9 +263,9 @@ impl Read<'_> {
         if took <= if self.len > LARGE { SLOW.1 } else { SLOW.0 } {
             return;
         }
-        let untold = self.of.slow.lock().unwrap_or_else(PoisonError::into_inner).is_told(Instant::now());
+        let untold = lock(&self.of.slow).is_told(Instant::now());
         if let Some(untold) = untold {
-            let (blob, offset, len, ending) = (self.blob, self.offset, self.len, self.ending.name());
+            let (blob, offset, len, ending) = (self.blob, self.offset, self.len, self.ended.ending.name());
             let seconds = format!("{:.3}", took.as_secs_f64());
             tracing::warn!(%blob, offset, len, seconds, ending, since_last_told = untold, "slow request");
         }
@@ -262,7 +283,6 @@ impl Drop for Read<'_> {
         metrics.millis_by_size[size].add(millis);
         metrics.latency_micros.observe(whole(took.as_micros()));
         metrics.lengths.observe(self.len);
-        metrics.reads[self.ending as usize].increment();
         self.warn_if_slow(took);
     }
 }

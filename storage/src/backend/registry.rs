@@ -179,7 +179,7 @@ impl Repository {
     ) -> Result<Option<Answer>, Failure> {
         let answer = route.send(foreign(target.clone(), range, request), request.priority).await;
         let answer = match answer {
-            Err(Failure::Connect(_) | Failure::Unusable(_)) => return Ok(None),
+            Err(Failure::Connect(_) | Failure::Unusable(_) | Failure::NotTls(_)) => return Ok(None),
             other => other?,
         };
         match answer.status().as_u16() {
@@ -201,8 +201,8 @@ impl Repository {
     ) -> Result<Answer, Failure> {
         let what = self.name(blob);
         let first = self.ask_first(route, blob, range, request, &what).await;
-        let (mut answer, proof, start) = match first {
-            Err(Failure::NotTls(detail)) if route.role != Role::Mirror && self.plain.turn() => {
+        let (mut answer, proof, place) = match first {
+            Err(Failure::NotTls(detail)) if route.role == Role::Origin && self.plain.turn() => {
                 tracing::warn!(
                     "{}: no TLS ({detail}); as skip_verify allows it, plain http from now on",
                     self.place
@@ -211,7 +211,9 @@ impl Repository {
             }
             other => other?,
         };
-        let mut url = start.clone();
+        // Where we are led from and to, and what is asked on the way: a proxy may be spoken to in another scheme.
+        let start = route.spoken(place.clone());
+        let (mut place, mut url) = (place, start.clone());
         for hops in 0.. {
             match answer.status() {
                 status if matches!(status.as_u16(), 200 | 206 | 416) => break,
@@ -223,8 +225,9 @@ impl Repository {
                 _ if url == start => return Err(route.failure(answer, &what, &self.place).await),
                 _ => return Err(route.failure(answer, &what, &self.led_from_here(&url)).await),
             }
-            let target = self.rules.target(&url, answer.header(LOCATION));
-            url = route.spoken(target.map_err(|detail| refused(&what, detail))?);
+            let target = self.rules.target(&place, answer.header(LOCATION));
+            place = target.map_err(|detail| refused(&what, detail))?;
+            url = route.spoken(place.clone());
             let call = self.follow(&url, &start, proof.as_ref(), range, request);
             answer = route.send(call, request.priority).await?;
         }
@@ -235,7 +238,7 @@ impl Repository {
         Ok(answer)
     }
 
-    /// Asks the registry itself. Also gives the address that was asked, and what it was authorized with.
+    /// Asks the registry itself. Also gives what it was authorized with, and where the blob was looked for.
     async fn ask_first(
         &self,
         route: &Route,
@@ -253,14 +256,15 @@ impl Repository {
         if let Ok(mut segments) = address.path_segments_mut() {
             segments.pop_if_empty().push(&format!("sha256:{blob}"));
         }
-        let start = route.address(&address);
+        let place = route.address(&address);
+        let start = route.spoken(place.clone());
         let call = Call::range(start.clone(), range, request.deadline);
         let errand = Errand { route, origin: &origin, what };
         let (answer, proof) = self.auth.send(errand, call, request).await?;
         if start.scheme() == Scheme::Https.name() && route.role != Role::Mirror {
             self.plain.is_not();
         }
-        Ok((answer, proof, start))
+        Ok((answer, proof, place))
     }
 
     /// The request to where we were led: with our proof only if that is the same place.

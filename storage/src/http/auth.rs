@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use reqwest::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
@@ -17,16 +17,20 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use super::challenge::Challenge;
 use super::client::{Answer, Call};
 use super::credentials::{Credential, Credentials, Identity};
+use super::docker_config::Unknown;
 use super::failure::Failure;
 use super::route::Route;
 use super::tokens::{self, Grant, Tokens, Ways, host, secret_header};
 use crate::backend::Request;
+use crate::lock;
 use crate::policy::endpoint::Role;
 use crate::policy::refusal::Refusals;
 use crate::secret::Secret;
 
 /// How long requests wait for the first one: a round trip or two. A server that says nothing for so long is met by all.
 const FIRST_PATIENCE: Duration = Duration::from_secs(1);
+/// How long a mirror's token is waited for: the next endpoint may need none.
+const MIRROR_PATIENCE: Duration = Duration::from_secs(5);
 /// What an endpoint asks for is asked again when it cannot be brought, at most so often.
 const DOUBT: Duration = Duration::from_secs(5);
 /// The most passwords that are remembered as turned down, and the most realms.
@@ -282,7 +286,10 @@ impl Auth {
         deadline: Instant,
     ) -> Result<Option<Proof>, Failure> {
         let credential = self.credentials.current().await;
-        let credential = credential.map_err(|detail| Failure::denied(what, detail))?;
+        let credential = credential.map_err(|Unknown { detail, may_pass }| match may_pass {
+            true => Failure::Server { detail, retry_after: None },
+            false => Failure::denied(what, detail),
+        })?;
         // A proxy may be asked in another scheme than the registry behind it.
         let registry = if route.role == Role::Mirror { url } else { origin };
         match challenge {
@@ -327,8 +334,18 @@ impl Auth {
                 }
                 let grant = Grant { realm, service: service.clone(), scope: scope.clone() };
                 let ways = self.ways.of(route.role);
-                let token = self.tokens.get(ways, &grant, &credential, deadline).await;
+                let until = match route.role {
+                    Role::Mirror => deadline.min(Instant::now() + MIRROR_PATIENCE),
+                    Role::Proxy | Role::Origin => deadline,
+                };
+                let token = self.tokens.get(ways, &grant, &credential, until).await;
                 let token = token.map_err(|failure| match failure {
+                    Failure::Late if until < deadline => Failure::Silent(format!(
+                        "no token from {} for {MIRROR_PATIENCE:?}",
+                        host(&grant.realm)
+                    )),
+                    // It is not the registry that speaks no TLS.
+                    Failure::NotTls(detail) => Failure::Unusable(detail),
                     // Why it is wanted, and for what.
                     Failure::Refused(error) => Failure::Refused(error.within(what)),
                     Failure::Final(error) if route.role == Role::Mirror => {
@@ -345,8 +362,4 @@ impl Auth {
             }
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

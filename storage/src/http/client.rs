@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use super::connect::ConnectSpans;
 use super::failure::Failure;
 use super::options::HttpOptions;
 use super::part::Part;
+use crate::lock;
 use crate::metrics::Counter;
 use crate::secret::Secret;
 use crate::trace::{self, Step, TARGET};
@@ -309,7 +310,7 @@ impl Client {
     }
 
     fn lock(&self) -> MutexGuard<'_, Connections> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.current)
     }
 }
 

@@ -2,7 +2,7 @@
 //! Docker's configuration, else nobody.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -11,7 +11,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex as AsyncMutex;
 use tracing::Instrument as _;
 
-use super::docker_config;
+use super::docker_config::{self, Unknown};
+use crate::lock;
 use crate::secret::Secret;
 use crate::trace::{self, TARGET};
 
@@ -20,6 +21,8 @@ const DOCKER_LIFE: Duration = Duration::from_secs(300);
 /// The same when it had nothing, or nothing that was believed: a login or a new password is found soon, and no helper is
 /// started for each request.
 const DOCKER_PAUSE: Duration = Duration::from_secs(5);
+/// The same when it could not be read, or a helper failed.
+const FAILURE_PAUSE: Duration = Duration::from_secs(1);
 
 /// A proof of who we are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,19 +78,21 @@ pub(crate) struct Credentials {
 #[derive(Debug)]
 struct Found {
     at: Instant,
-    result: Result<Credential, String>,
+    result: Result<Credential, Unknown>,
     /// The server did not believe it.
     refused: bool,
+    /// It is what was said the last time; this time there was no answer.
+    is_old: bool,
 }
 
 impl Found {
-    /// Whether it is taken for what the configuration still says. A failure never is.
+    /// Whether it is taken for what the configuration still says.
     fn is_fresh(&self) -> bool {
         let life = match &self.result {
             Ok(Credential::Anonymous) => DOCKER_PAUSE,
-            Ok(_) if self.refused => DOCKER_PAUSE,
+            Ok(_) if self.refused || self.is_old => DOCKER_PAUSE,
             Ok(_) => DOCKER_LIFE,
-            Err(_) => Duration::ZERO,
+            Err(_) => FAILURE_PAUSE,
         };
         self.at.elapsed() < life
     }
@@ -110,11 +115,11 @@ impl Credentials {
         *lock(&self.given) = Some(auth);
     }
 
-    /// Who we are now.
-    pub(crate) async fn current(&self) -> Result<Credential, String> {
+    /// Who we are now. A helper that fails does not make us somebody else: what it said last holds.
+    pub(crate) async fn current(&self) -> Result<Credential, Unknown> {
         let given = lock(&self.given).clone();
         if let Some(auth) = given {
-            return Credential::from_auth(&auth).map_err(|detail| format!("auth: {detail}"));
+            return Credential::from_auth(&auth).map_err(|detail| format!("auth: {detail}").into());
         }
         let Some(path) = &self.docker_config else { return Ok(Credential::Anonymous) };
         let asked = Instant::now();
@@ -131,8 +136,20 @@ impl Credentials {
             return result;
         }
         let result = docker_config::look_up(path, &self.host).instrument(span).await;
-        let result = result.map(|found| found.unwrap_or(Credential::Anonymous));
-        *lock(&self.found) = Some(Found { at: Instant::now(), result: result.clone(), refused: false });
+        self.learn(result.map(|found| found.unwrap_or(Credential::Anonymous)))
+    }
+
+    /// Keeps what was found; what holds now.
+    fn learn(&self, result: Result<Credential, Unknown>) -> Result<Credential, Unknown> {
+        let mut found = lock(&self.found);
+        let (result, is_old) = match (result, found.take()) {
+            (Err(unknown), Some(Found { result: Ok(last), refused: false, .. })) if unknown.may_pass => {
+                tracing::warn!(detail = unknown.detail, "no credential; the last one is used");
+                (Ok(last), true)
+            }
+            (result, _) => (result, false),
+        };
+        *found = Some(Found { at: Instant::now(), result: result.clone(), refused: false, is_old });
         result
     }
 
@@ -142,10 +159,6 @@ impl Credentials {
             found.refused |= found.result.as_ref() == Ok(credential);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -176,13 +189,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_found_is_kept_and_a_failure_is_not() {
+    async fn what_is_found_is_kept_and_a_failure_not_for_long() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let write = |text: &str| std::fs::write(file.path(), text).unwrap();
         let credentials = Credentials::new("r".to_owned(), None, Some(file.path().to_owned()));
         write("broken");
         assert!(credentials.current().await.is_err());
         write(r#"{"auths": {"r": {"auth": "b25lOng="}}}"#);
+        assert!(credentials.current().await.is_err(), "not looked at for each request");
+        later(&credentials, FAILURE_PAUSE);
         let one = credentials.current().await.unwrap();
         assert_eq!(one, password("b25lOng="));
         write(r#"{"auths": {"r": {"auth": "dHdvOng="}}}"#);
@@ -190,10 +205,30 @@ mod tests {
         // Refused, it is looked for again, but not with each request.
         credentials.refused(&one);
         assert_eq!(credentials.current().await.unwrap(), one);
-        if let Some(found) = &mut *lock(&credentials.found) {
-            found.at -= DOCKER_PAUSE;
-        }
+        later(&credentials, DOCKER_PAUSE);
         assert_eq!(credentials.current().await.unwrap(), password("dHdvOng="));
+    }
+
+    fn later(credentials: &Credentials, time: Duration) {
+        if let Some(found) = &mut *lock(&credentials.found) {
+            found.at -= time;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_helper_said_last_holds_while_it_fails() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let credentials = Credentials::new("r".to_owned(), None, Some(file.path().to_owned()));
+        std::fs::write(file.path(), r#"{"auths": {"r": {"auth": "b25lOng="}}}"#).unwrap();
+        let one = credentials.current().await.unwrap();
+        let fail = |may_pass| Unknown { detail: "gone".to_owned(), may_pass };
+        assert_eq!(credentials.learn(Err(fail(true))), Ok(one.clone()));
+        assert_eq!(credentials.learn(Err(fail(true))), Ok(one.clone()), "however often");
+        assert_eq!(credentials.learn(Err(fail(false))), Err(fail(false)), "a configuration that is wrong");
+        assert_eq!(credentials.learn(Err(fail(true))), Err(fail(true)));
+        assert_eq!(credentials.learn(Ok(one.clone())), Ok(one.clone()));
+        credentials.refused(&one);
+        assert_eq!(credentials.learn(Err(fail(true))), Err(fail(true)), "nobody believed it");
     }
 
     #[tokio::test]

@@ -9,9 +9,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use super::credentials::Credential;
+use super::failure::quoted;
 use crate::secret::Secret;
 
 /// How long a helper may take.
@@ -47,9 +48,23 @@ struct Printed {
     secret: String,
 }
 
+/// Why nothing is known. It shows no secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unknown {
+    pub detail: String,
+    /// A helper that was there did not do its work: it may the next time.
+    pub may_pass: bool,
+}
+
+impl From<String> for Unknown {
+    fn from(detail: String) -> Self {
+        Self { detail, may_pass: false }
+    }
+}
+
 /// The credential for `host` by the file at `path`; `None`: it has none. A helper for the host goes first, then the
-/// store of all, then the file itself. Errors show no secret.
-pub(crate) async fn look_up(path: &Path, host: &str) -> Result<Option<Credential>, String> {
+/// store of all, then the file itself.
+pub(crate) async fn look_up(path: &Path, host: &str) -> Result<Option<Credential>, Unknown> {
     let file = load(path).await.map_err(|detail| format!("docker_config {}: {detail}", path.display()))?;
     let names = names(host);
     for name in &names {
@@ -68,8 +83,8 @@ pub(crate) async fn look_up(path: &Path, host: &str) -> Result<Option<Credential
     for name in &names {
         if let Some(entry) = file.auths.get(name) {
             let credential = entry.credential();
-            return credential
-                .map_err(|detail| format!("docker_config {}: auths.{name}: {detail}", path.display()));
+            let at = || format!("docker_config {}: auths.{name}", path.display());
+            return credential.map_err(|detail| format!("{}: {detail}", at()).into());
         }
     }
     Ok(None)
@@ -124,29 +139,32 @@ impl Entry {
 }
 
 /// Asks a helper program. `None`: it knows no credential for the name.
-async fn ask(helper: &str, name: &str) -> Result<Option<Credential>, String> {
+async fn ask(helper: &str, name: &str) -> Result<Option<Credential>, Unknown> {
     if helper.is_empty() || !helper.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)) {
-        return Err(format!("docker_config: {helper:.60?} is not the name of a credential helper"));
+        return Err(
+            format!("docker_config: {} is not the name of a credential helper", quoted(helper)).into()
+        );
     }
     let program = format!("docker-credential-{helper}");
-    match tokio::time::timeout(HELPER_LIMIT, run(&program, name)).await {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(detail)) => Err(format!("{program}: {detail}")),
-        Err(_) => Err(format!("{program}: no answer within {HELPER_LIMIT:?}")),
-    }
-}
-
-async fn run(program: &str, name: &str) -> Result<Option<Credential>, String> {
-    let text = |err: std::io::Error| err.to_string();
     // Dropped, it is killed: nothing is left of a helper that hangs.
-    let mut child = Command::new(program)
+    let child = Command::new(&program)
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn()
-        .map_err(text)?;
+        .map_err(|error| format!("{program}: {error}"))?;
+    let failed = |detail: String| Unknown { detail: format!("{program}: {detail}"), may_pass: true };
+    match tokio::time::timeout(HELPER_LIMIT, converse(child, name)).await {
+        Ok(found) => found.map_err(failed),
+        Err(_) => Err(failed(format!("no answer within {HELPER_LIMIT:?}"))),
+    }
+}
+
+/// Says the name, and hears the credential.
+async fn converse(mut child: Child, name: &str) -> Result<Option<Credential>, String> {
+    let text = |err: std::io::Error| err.to_string();
     if let Some(mut stdin) = child.stdin.take() {
         // One that does not read its input may still know the answer.
         let _ = stdin.write_all(name.as_bytes()).await;

@@ -67,6 +67,8 @@ impl Failure {
         match tls {
             Some(Tls::Untrusted) => Self::Unusable(detail),
             _ if is_turned_away(&detail) => Self::Unusable(detail),
+            // 407 to the request for a tunnel.
+            _ if is_connect && detail.contains("proxy authorization required") => Self::Unusable(detail),
             Some(Tls::Foreign) if is_connect => Self::NotTls(detail),
             _ if is_builder || is_connect && is_unknown_name(&detail) => Self::Unusable(detail),
             _ if is_connect => Self::Connect(detail),
@@ -186,6 +188,11 @@ impl fmt::Display for Failure {
             Self::Late => f.write_str(LATE),
         }
     }
+}
+
+/// The beginning of what somebody else said, in quotes.
+pub(crate) fn quoted(text: &str) -> String {
+    format!("{:?}", text.chars().take(60).collect::<String>())
 }
 
 /// What kind of failure to connect it is, as [`Failure::name`].

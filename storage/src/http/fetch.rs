@@ -5,7 +5,7 @@
 //! that is dropped; bytes that have come are not asked for again.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,7 @@ use super::traffic::{NoRoom, Room, Traffic};
 use super::watch::{EndpointStatus, Reason, Watch};
 use crate::backend::{BoxFuture, MAX_READ, Priority, Request};
 use crate::blob::BlobId;
+use crate::lock;
 use crate::policy::budget::Rate;
 use crate::policy::endpoint::{Decision, EndpointIndex, Endpoints, Outcome, Ticket, Waiting};
 use crate::policy::retry::{Failure as Verdict, Tries};
@@ -167,7 +168,7 @@ impl<S: Server> Fetcher<S> {
 
 impl<S> Shared<S> {
     fn lock(&self) -> MutexGuard<'_, Endpoints> {
-        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.endpoints)
     }
 
     fn watch(&self, endpoint: EndpointIndex) -> Option<&Watch> {
@@ -439,7 +440,7 @@ impl<S: Server> Read<'_, S> {
         loop {
             let now = Instant::now();
             let bytes = self.part.missing() as f64;
-            let Err(until) = rate.lock().unwrap_or_else(PoisonError::into_inner).take(now, bytes) else {
+            let Err(until) = lock(rate).take(now, bytes) else {
                 return Ok(());
             };
             if until >= self.request.deadline {

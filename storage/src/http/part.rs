@@ -6,7 +6,7 @@ use reqwest::StatusCode;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderValue};
 
 use super::client::{Answer, Sends};
-use super::failure::Failure;
+use super::failure::{Failure, quoted};
 use crate::Error;
 use crate::backend::Arrivals;
 
@@ -100,7 +100,7 @@ impl Part {
         if let Some(encoding) = answer.header(CONTENT_ENCODING)
             && !encoding.eq_ignore_ascii_case("identity")
         {
-            return Err(wrong(what, format!("the server encoded the bytes as {encoding:.20?}")));
+            return Err(wrong(what, format!("the server encoded the bytes as {}", quoted(encoding))));
         }
         match answer.status() {
             StatusCode::PARTIAL_CONTENT => self.fill_from_range(answer, what).await,
@@ -120,7 +120,10 @@ impl Part {
         let (first, last) = self.wanted();
         let text = answer.header(CONTENT_RANGE).unwrap_or("none");
         let Some((start, end, total)) = content_range(text) else {
-            return Err(wrong(what, format!("asked for bytes {first}-{last}, Content-Range is {text:.60?}")));
+            return Err(wrong(
+                what,
+                format!("asked for bytes {first}-{last}, Content-Range is {}", quoted(text)),
+            ));
         };
         if let Some(total) = total {
             self.learn_total(total)?;

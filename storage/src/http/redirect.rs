@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use reqwest::{StatusCode, Url};
 
+use super::failure::quoted;
 use super::options::Scheme;
 use crate::blob::BlobId;
+use crate::lock;
 
 /// The most redirects of one request.
 pub(crate) const MAX_REDIRECTS: usize = 5;
@@ -44,7 +46,7 @@ impl Rules {
         }
         let mut target = from.join(location).map_err(|_| "a redirect to what is no address")?;
         if !matches!(target.scheme(), "http" | "https") {
-            return Err(format!("a redirect to scheme {:.20?}", target.scheme()));
+            return Err(format!("a redirect to scheme {}", quoted(target.scheme())));
         }
         // Nobody else says who we are.
         let stripped = target.set_username("").and_then(|()| target.set_password(None));
@@ -115,7 +117,7 @@ impl Targets {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(usize, BlobId), Url>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.kept)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The endpoints of a backend: mirrors or a proxy, then the origin; what each is sent, and whether it is well.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
@@ -10,8 +10,10 @@ use reqwest::{StatusCode, Url};
 use super::client::{Answer, Call, Client, Way, header};
 use super::failure::Failure;
 use super::options::{HttpOptions, Mirror, Proxy};
+use super::redirect::is_same_place;
 use super::watch::Watch;
 use crate::backend::Priority;
+use crate::lock;
 use crate::policy::endpoint::{EndpointSettings, Role};
 use crate::secret::Secret;
 use crate::{Error, Result};
@@ -156,18 +158,16 @@ impl Route {
         settings
     }
 
-    /// The address to ask this endpoint for what the origin has at `origin`.
+    /// Where this endpoint has what the origin has at `origin`.
     pub(crate) fn address(&self, origin: &Url) -> Url {
-        let mut url = origin.clone();
-        if let Some(base) = &self.base {
-            url = base.clone();
-            url.set_path(&format!("{}{}", base.path().trim_end_matches('/'), origin.path()));
-            url.set_query(origin.query());
-        }
-        self.spoken(url)
+        let Some(base) = &self.base else { return origin.clone() };
+        let mut url = base.clone();
+        url.set_path(&format!("{}{}", base.path().trim_end_matches('/'), origin.path()));
+        url.set_query(origin.query());
+        url
     }
 
-    /// `url`, with the scheme that this endpoint is asked in.
+    /// What this endpoint is asked, to get what is at `url`.
     pub(crate) fn spoken(&self, mut url: Url) -> Url {
         if self.use_http {
             // Only a scheme that is not of the web refuses, and there is none.
@@ -241,20 +241,20 @@ impl Route {
     /// nothing is read. `None`: it is not time.
     pub(crate) fn ping_if_due(&self, now: Instant) -> Option<impl Future<Output = bool> + Send + 'static> {
         let ping = self.ping.as_ref()?;
-        let mut last = ping.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&ping.last);
         if last.is_some_and(|last| now.saturating_duration_since(last) < ping.interval) {
             return None;
         }
         *last = Some(now);
-        let (url, role, headers, client) =
-            (ping.url.clone(), self.role, self.headers.clone(), ping.client.clone());
+        // Secrets go to the endpoint itself, and not to whoever else tells of its health.
+        let is_at_home = self.base.as_ref().is_some_and(|base| is_same_place(base, &ping.url));
+        let headers = if is_at_home { self.headers.clone() } else { HeaderMap::new() };
+        let (url, role, client) = (ping.url.clone(), self.role, ping.client.clone());
         let (deadline, watch) = (now + ping.limit, self.watch.clone());
         Some(async move {
             let mut call = Call::get(url, deadline);
             call.received = watch.request();
-            if role == Role::Mirror {
-                call.headers = headers;
-            }
+            (call.headers, call.is_foreign) = (headers, !is_at_home);
             match client.send(call).await {
                 // A mirror that wants to know who asks is well.
                 Ok(answer) if role == Role::Mirror => !answer.status().is_server_error(),

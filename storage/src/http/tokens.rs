@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
@@ -20,6 +20,7 @@ use super::client::{Answer, Call, Client, Way};
 use super::credentials::{Credential, Identity};
 use super::failure::Failure;
 use super::options::HttpOptions;
+use crate::lock;
 use crate::policy::endpoint::Role;
 use crate::policy::token::{Fault, Fetch, Life, Need};
 use crate::secret::Secret;
@@ -384,10 +385,15 @@ async fn token(answer: Answer, grant: &Grant) -> Result<(Secret, Duration), Fail
         // It is the proxy that wants to know who asks.
         407 => return Err(Failure::of_answer(answer, &service, &service).await.of_a_stand_in()),
         408 | 425 | 429 => return Err(Failure::of_answer(answer, &service, &service).await),
-        400..500 => {
+        400 | 401 | 403 => {
             let detail = format!("it answered {}", answer.describe().await);
             let source = io::Error::new(io::ErrorKind::PermissionDenied, detail);
             return Err(Failure::Final(Error::Denied { what: service, source }));
+        }
+        // Says nothing of the credential: something else stands where the service should be, and it may come back.
+        400..500 => {
+            let detail = format!("{service} answered {}", answer.describe().await);
+            return Err(Failure::Server { detail, retry_after: None });
         }
         _ if !status.is_success() => return Err(Failure::of_answer(answer, &service, &service).await),
         _ => {}
@@ -408,10 +414,6 @@ pub(crate) fn secret_header(scheme: &str, secret: &Secret) -> Result<HeaderValue
 
 pub(crate) fn host(url: &Url) -> &str {
     url.host_str().unwrap_or("without a host")
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -5,13 +5,14 @@
 //! request ends.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use crate::backend::Priority;
+use crate::lock;
 use crate::policy::budget::{Boarding, FlightId, FlightLimits, Flights};
 use crate::trace;
 
@@ -105,7 +106,7 @@ impl Traffic {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -3,11 +3,12 @@
 //! Invariant: an outage is one line when it begins, one a minute while somebody asks for what cannot be had, and one when
 //! it is over, however many requests fail meanwhile; an endpoint that cannot be used is a line a minute; no name and no line holds a secret.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::failure::Failure;
 use crate::Error;
+use crate::lock;
 use crate::metrics::Counter;
 use crate::policy::breaker::Phase;
 use crate::policy::endpoint::{Health, Role};
@@ -206,13 +207,13 @@ impl Watch {
         // Of the origin, the reads that fail tell. Without this, nobody would hear that a mirror is never used.
         if let (TryOutcome::Unusable, Err(failure), Role::Mirror | Role::Proxy) = (outcome, result, self.role)
         {
-            let mut told = self.unusable.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut told = lock(&self.unusable);
             if told.is_none_or(|told| now.saturating_duration_since(told) >= REMINDER) {
                 *told = Some(now);
                 tracing::warn!(endpoint = self.name, %failure, "the endpoint cannot be used, others are asked");
             }
         }
-        let mut outage = self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut outage = lock(&self.outage);
         match (&mut *outage, health.open_since) {
             (None, Some(since)) => {
                 *outage = Some(Outage { since, told: now });

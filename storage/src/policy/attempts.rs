@@ -3,9 +3,10 @@
 //! Invariants: all requests together spend at most the tries of the read, however it is split; an endpoint whose bytes
 //! failed their digest is asked again only when no other can be.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::endpoint::EndpointIndex;
+use crate::lock;
 
 /// The account of one read from one backend. Clones are the same account.
 ///
@@ -66,7 +67,7 @@ impl Attempts {
 
     /// Bytes of `endpoint` are part of what is answered.
     pub fn sent_by(&self, endpoint: EndpointIndex) {
-        let mut senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut senders = lock(&self.senders);
         if !senders.contains(&endpoint) {
             senders.push(endpoint);
         }
@@ -74,7 +75,7 @@ impl Attempts {
 
     /// What was answered is not what it should be: its senders are asked last from now on.
     pub fn were_wrong(&self) {
-        let senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let senders = lock(&self.senders).clone();
         let mut account = self.lock();
         account.wrong.extend(senders);
         account.wrong.sort_unstable();
@@ -87,7 +88,7 @@ impl Attempts {
     }
 
     fn lock(&self) -> MutexGuard<'_, Account> {
-        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.account)
     }
 }
 

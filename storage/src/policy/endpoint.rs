@@ -6,7 +6,7 @@
 //! deadline. Having a favourite and leaving it are both sticky: the first healthy endpoint is asked by everybody, and one
 //! that fell out is returned to ever more slowly while another serves.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::between;
@@ -16,6 +16,7 @@ use super::concurrency::{self, Limit};
 use super::line::Line;
 use super::retry::{Failure, Tries};
 use crate::backend::Priority;
+use crate::lock;
 
 /// Prefetch waits for an endpoint to come back for so long, measured from its opening; later it is shed.
 const PREFETCH_PATIENCE: Duration = Duration::from_secs(10);
@@ -440,7 +441,7 @@ impl Endpoints {
                     return Err(Obstacle { until: tries.deadline, why: Waiting::Bypass });
                 }
                 if bypasses {
-                    let mut bypass = self.bypass.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut bypass = lock(&self.bypass);
                     bypass.take(now, 1.0).map_err(|until| Obstacle { until, why: Waiting::Bypass })?;
                 }
             }

@@ -183,6 +183,72 @@ async fn an_endpoint_that_does_not_answer_pings_is_passed_over_until_it_does() {
     eventually(async || !served_by_origin().await).await;
 }
 
+#[tokio::test]
+async fn who_only_tells_of_the_health_of_a_mirror_gets_no_secret() {
+    let (mirrored, origin) = (Double::new(serve).await, Double::new(serve).await);
+    let health = Double::new(|_| Reply::new(200, "")).await;
+    for asked in [&health, &mirrored] {
+        let ping_url = Some(SecretUrl::new(format!("{}/ping", asked.url())));
+        let mut config = with_mirrors(&origin, vec![Mirror { ping_url, ..mirror(&mirrored) }]);
+        config.http.headers.insert("Authorization".to_owned(), Secret::new("Basic hunter2"));
+        let registry = open(config);
+        eventually(async || {
+            read(&registry, 0, 1).await.unwrap();
+            asked.seen().iter().any(|seen| seen.path() == "/ping")
+        })
+        .await;
+    }
+    for seen in health.seen() {
+        assert_eq!((seen.header("authorization"), seen.header("x-registry")), (None, None));
+    }
+    let at_home = mirrored.seen().into_iter().find(|seen| seen.path() == "/ping").unwrap();
+    assert_eq!(
+        (at_home.header("authorization"), at_home.header("x-registry")),
+        (Some("Basic hunter2"), Some("origin"))
+    );
+}
+
+#[tokio::test]
+async fn a_mirror_that_has_no_token_to_give_does_not_hold_readers() {
+    let service = Double::new(|_| Reply::silence()).await;
+    let realm = format!("{}/token", service.url());
+    let mirrored = Double::new(move |seen| match seen.path() {
+        "/ping" => Reply::new(200, ""),
+        _ => Reply::new(401, "").with("www-authenticate", format!("Bearer realm=\"{realm}\"")),
+    })
+    .await;
+    let origin = Double::new(serve).await;
+    let registry = open(with_mirrors(&origin, vec![mirror(&mirrored)]));
+    let start = Instant::now();
+    let reads = (0..16).map(|_| read(&registry, 0, 1));
+    for read in futures_util::future::join_all(reads).await {
+        read.unwrap();
+    }
+    // One wait for all, and not one after the other.
+    assert!(start.elapsed() < Duration::from_secs(9), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_proxy_that_wants_a_password_for_its_tunnels_is_told_at_once() {
+    let proxy = Double::new(|_| Reply::new(407, "")).await;
+    let mut config = with_proxy(&proxy, Proxy { fallback: false, ..proxied(&proxy) });
+    (config.scheme, config.host) = (Scheme::Https, "registry.invalid".to_owned());
+    let start = Instant::now();
+    let error = read(&open(config), 0, 1).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(3) && proxy.seen().len() == 1, "{error}");
+}
+
+#[tokio::test]
+async fn a_redirect_does_not_leave_tls_because_the_proxy_wants_http() {
+    let proxy = Double::new(|_| Reply::new(307, "").with("location", "http://store.invalid/blob")).await;
+    let mut config = with_proxy(&proxy, Proxy { use_http: true, fallback: false, ..proxied(&proxy) });
+    (config.scheme, config.host) = (Scheme::Https, "registry.invalid".to_owned());
+    let error = read(&open(config), 0, 1).await.unwrap_err();
+    assert!(error.to_string().contains("blob_url_scheme"), "{error}");
+    assert_eq!(proxy.seen().len(), 1);
+}
+
 /// Waits for what a ping brings about.
 async fn eventually(is_so: impl AsyncFn() -> bool) {
     let start = Instant::now();

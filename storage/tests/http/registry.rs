@@ -218,6 +218,25 @@ async fn credentials_stay_off_foreign_hosts_in_the_clear() {
 }
 
 #[tokio::test]
+async fn what_stands_where_the_token_service_should_be_does_not_condemn_a_password() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    // As from the entrance of a cluster whose service is being restarted.
+    let service = Double::new(move |_| match asked.fetch_add(1, Ordering::Relaxed) {
+        0..4 => Reply::new(404, "default backend"),
+        _ => Reply::new(200, r#"{"token":"t"}"#),
+    })
+    .await;
+    let realm = format!("{}/token", service.url());
+    let registry = Double::new(move |seen| match seen.header("authorization") {
+        Some("Bearer t") => serve(seen),
+        _ => Reply::new(401, "").with("www-authenticate", format!("Bearer realm=\"{realm}\"")),
+    })
+    .await;
+    let config = RegistryConfig { auth: Some(auth("u", "p")), ..config(&registry) };
+    read(&open(config), 0, 1).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_first_token_is_used_until_it_is_refused() {
     let double = token_registry(false, "127.0.0.1", 300, true).await;
     double.valid.lock().unwrap().insert("given".to_owned());

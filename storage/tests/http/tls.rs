@@ -193,6 +193,29 @@ async fn who_accepts_any_certificate_accepts_none_unless_there_was_one() {
 }
 
 #[tokio::test]
+async fn a_token_service_without_tls_does_not_make_the_registry_one() {
+    let plain = Double::new(serve).await;
+    let (addr, realm) = (plain.addr, format!("https://{}/token", plain.host()));
+    let authority = Authority::new();
+    let secure =
+        Double::tls(authority.acceptor("127.0.0.1", false), move |seen| match seen.header("authorization") {
+            Some("Bearer t") => serve(seen),
+            _ => Reply::new(401, "").with("www-authenticate", format!("Bearer realm=\"{realm}\"")),
+        })
+        .await;
+    let mut config = https(&secure, None);
+    config.http.skip_verify = true;
+    let registry = open(config);
+    let error = read(&registry, 0, 1).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+    assert_eq!((secure.seen().len(), plain.seen().len()), (1, 0));
+    drop(plain);
+    let token = |_: &Seen| Reply::new(200, r#"{"token":"t"}"#);
+    let _service = Double::tls_at(addr, authority.acceptor("127.0.0.1", false), token).await;
+    read(&registry, 0, 1).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_endpoint_is_not_given_up_before_a_new_connection_has_failed() {
     let authority = Authority::new();
     let is_sick = Arc::new(AtomicUsize::new(0));

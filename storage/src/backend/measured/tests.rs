@@ -21,7 +21,10 @@ impl Backend for Script {
     }
 
     fn size<'a>(&'a self, _: &'a BlobId, _: Request) -> BoxFuture<'a, Result<u64>> {
-        Box::pin(async { Err(Error::NotFound { what: "blob".into(), place: "here".into() }) })
+        Box::pin(async {
+            tokio::task::yield_now().await;
+            Err(Error::NotFound { what: "blob".into(), place: "here".into() })
+        })
     }
 }
 
@@ -99,6 +102,10 @@ async fn a_read_that_is_given_up_is_counted_too() {
     assert_eq!(backend.metrics().in_flight.get(), 0);
     assert_eq!(counts(&backend.metrics().reads)[Ending::Abandoned as usize], 1);
     assert_eq!(backend.metrics().read_errors(), 1);
+    let mut size = backend.size(&id, request());
+    assert!(size.as_mut().poll(&mut context).is_pending());
+    drop(size);
+    assert_eq!(counts(&backend.metrics().sizes)[Ending::Abandoned as usize], 1);
 }
 
 #[test]

@@ -12,7 +12,7 @@ async fn look_up_in(text: &str, host: &str) -> Result<Option<Credential>, String
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config.json");
     fs::write(&path, text).unwrap();
-    look_up(&path, host).await
+    look_up(&path, host).await.map_err(|unknown| unknown.detail)
 }
 
 #[tokio::test]
@@ -46,7 +46,7 @@ async fn bad_files_are_told_without_their_secrets() {
         let error = look_up_in(text, "h").await.unwrap_err();
         assert!(error.contains(complaint) && !error.contains("hunter2"), "{error}");
     }
-    let error = look_up(Path::new("/no/such/file"), "h").await.unwrap_err();
+    let error = look_up(Path::new("/no/such/file"), "h").await.unwrap_err().detail;
     assert!(error.contains("/no/such/file"), "{error}");
 }
 
