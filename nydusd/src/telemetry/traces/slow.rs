@@ -63,16 +63,14 @@ impl Waiting {
             self.traces.insert(id, Trace { number: self.begun, ..Trace::default() });
         }
         if self.spans >= MAX_SPANS {
-            self.forget_oldest();
+            self.forget_spans_of_oldest();
         }
-        match self.traces.get_mut(&id) {
-            Some(trace) if trace.spans.len() < MAX_SPANS_OF_ONE => {
-                trace.spans.push(span);
-                self.spans += 1;
-            }
-            Some(trace) => trace.left_out += 1,
-            // It was the oldest itself.
-            None => {}
+        let trace = self.traces.entry(id).or_default();
+        if trace.spans.len() < MAX_SPANS_OF_ONE {
+            trace.spans.push(span);
+            self.spans += 1;
+        } else {
+            trace.left_out += 1;
         }
     }
 
@@ -80,6 +78,15 @@ impl Waiting {
     fn forget_oldest(&mut self) {
         let oldest = self.traces.iter().min_by_key(|(_, trace)| trace.number).map(|(id, _)| *id);
         oldest.and_then(|oldest| self.take(oldest));
+    }
+
+    /// Makes room for spans: the oldest trace that has any gives them up, and will say so.
+    fn forget_spans_of_oldest(&mut self) {
+        let with_spans = self.traces.values_mut().filter(|trace| !trace.spans.is_empty());
+        if let Some(oldest) = with_spans.min_by_key(|trace| trace.number) {
+            self.spans -= oldest.spans.len();
+            oldest.left_out += oldest.spans.drain(..).len() as i64;
+        }
     }
 
     fn take(&mut self, id: TraceId) -> Option<Trace> {
