@@ -26,6 +26,8 @@ pub struct Report {
     pub broken: Option<String>,
     /// Expectations that did not hold.
     pub failures: Vec<String>,
+    /// What must never be, whatever happens, and was.
+    pub never: Vec<String>,
     /// Those that did, and what was measured.
     pub measured: Vec<String>,
     /// How often what was seen was changed so that an expectation no longer held, and the judge noticed.
@@ -99,7 +101,7 @@ fn look(scenario: Scenario, dir: PathBuf) -> anyhow::Result<Report> {
         }
     }
     let never = never(&seen.record);
-    report.failures.extend(never.into_iter().take(NEVERS_SHOWN).map(|problem| format!("never: {problem}")));
+    report.never.extend(never.into_iter().take(NEVERS_SHOWN));
     let log = &seen.record.log;
     report.log = log[log.len().saturating_sub(LOG_SHOWN)..].to_vec();
     Ok(report)

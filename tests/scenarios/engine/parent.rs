@@ -142,8 +142,10 @@ impl<'a> Stage<'a> {
             println!("FAIL {name} ({took:.1} s): the run broke: {problem}");
             return false;
         }
+        // That is no proof of anything, and not good in any run.
+        report.never.iter().for_each(|line| println!("   NEVER {line}"));
         if run.without_faults {
-            let is_good = !report.failures.is_empty();
+            let is_good = !report.failures.is_empty() && report.never.is_empty();
             let said = if is_good { "ok  " } else { "FAIL" };
             println!("{said} {name} ({took:.1} s): {} expectations fail", report.failures.len());
             if self.arguments.verbose {
@@ -151,7 +153,8 @@ impl<'a> Stage<'a> {
             }
             return is_good;
         }
-        let is_good = report.failures.is_empty() && report.unnoticed.is_empty();
+        let is_good =
+            [&report.failures, &report.never, &report.unnoticed].iter().all(|found| found.is_empty());
         let said = if is_good { "ok  " } else { "FAIL" };
         let (held, noticed) = (report.measured.len(), report.noticed);
         println!("{said} {name} ({took:.1} s): {held} expectations hold, {noticed} falsifications noticed");

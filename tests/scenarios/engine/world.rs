@@ -129,16 +129,13 @@ impl World {
         for reading in std::mem::take(&mut self.readings) {
             self.reads.extend(reading.finish());
         }
-        self.hear();
-        // Judged as they are now; then told to end, so that they send their last spans.
+        // Judged as they are now, but told to end, so that all they have to say is there: lines of the log and spans.
         for name in self.daemons.keys().cloned().collect::<Vec<_>>() {
+            self.daemons[&name].daemon.signal(nix::sys::signal::Signal::SIGCONT);
+            self.end(&name, true)?;
             self.fates.insert(name, Fate::Running);
         }
         if self.collector.is_some() {
-            for name in self.daemons.keys().cloned().collect::<Vec<_>>() {
-                self.end(&name, true)?;
-                self.fates.insert(name, Fate::Running);
-            }
             std::thread::sleep(SPANS_SETTLE);
         }
         let record = self.record()?;
@@ -280,15 +277,19 @@ impl World {
     fn end(&mut self, name: &str, gently: bool) -> anyhow::Result<()> {
         self.hear();
         let running = self.daemons.remove(name).ok_or_else(|| anyhow!("no daemon {name:?} runs"))?;
-        if gently {
-            let stopped = running.daemon.stop(nix::sys::signal::Signal::SIGTERM);
-            anyhow::ensure!(stopped.status.success(), "{} after SIGTERM: {}", stopped.status, stopped.stderr);
-            self.log.extend(stopped.stderr[running.heard..].lines().map(str::to_owned));
-            self.fates.insert(name.to_owned(), Fate::Ended);
-        } else {
-            running.daemon.kill();
-            self.fates.insert(name.to_owned(), Fate::Killed);
-        }
+        let (signal, fate) = match gently {
+            true => (nix::sys::signal::Signal::SIGTERM, Fate::Ended),
+            false => (nix::sys::signal::Signal::SIGKILL, Fate::Killed),
+        };
+        let stopped = running.daemon.stop(signal);
+        anyhow::ensure!(
+            !gently || stopped.status.success(),
+            "{} after {signal}: {}",
+            stopped.status,
+            stopped.stderr
+        );
+        self.log.extend(stopped.stderr[running.heard..].lines().map(str::to_owned));
+        self.fates.insert(name.to_owned(), fate);
         Ok(())
     }
 
