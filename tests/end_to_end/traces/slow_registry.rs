@@ -22,7 +22,7 @@ use tokio_rustls::server::TlsStream;
 /// Before a connection shakes hands.
 const HANDSHAKE: Duration = Duration::from_millis(150);
 /// Before an answer.
-const ANSWER: Duration = Duration::from_millis(80);
+const ANSWER: Duration = Duration::from_millis(250);
 /// How often each blob is not to be had at first.
 const FAILURES: usize = 2;
 

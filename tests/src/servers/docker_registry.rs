@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::authority::{Authority, Issued};
 use super::client::Client;
-use super::process::Process;
+use super::process::{Process, settled};
 use super::token_server::TokenServer;
 use crate::fixtures::Image;
 use crate::requirements;
@@ -144,7 +144,7 @@ impl DockerRegistry {
 
     /// The requests for blobs that it answered, as statuses.
     pub fn blob_requests(&self) -> Vec<u16> {
-        let log = self.process.log();
+        let log = settled(|| self.process.log());
         let lines = log.lines().filter_map(|line| line.split_once(&format!("\"GET /v2/{REPO}/blobs/")));
         let statuses =
             lines.map(|(_, rest)| rest.split("\" ").nth(1).and_then(|rest| rest.get(..3)?.parse().ok()));

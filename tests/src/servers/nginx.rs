@@ -7,7 +7,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::authority::{Authority, Issued};
-use super::process::Process;
+use super::process::{Process, settled};
 use crate::requirements;
 
 /// The program.
@@ -86,7 +86,7 @@ impl Nginx {
 
     /// The requests whose path begins with `path`, as statuses.
     pub fn requests(&self, path: &str) -> Vec<u16> {
-        let log = std::fs::read_to_string(self.dir.path().join("access.log")).unwrap();
+        let log = settled(|| std::fs::read_to_string(self.dir.path().join("access.log")).unwrap());
         let wanted = format!("GET {path}");
         let lines =
             log.lines().filter_map(|line| line.split_once(' ').filter(|(_, rest)| rest.starts_with(&wanted)));

@@ -117,6 +117,20 @@ fn last_words(log: &Path) -> String {
     lines.into_iter().rev().collect::<Vec<_>>().join("\n")
 }
 
+/// A log that has not grown for a while: servers write of a request when they have answered it, and some time after.
+pub fn settled(log: impl Fn() -> String) -> String {
+    let mut before = log();
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(100));
+        let now = log();
+        if now == before {
+            break;
+        }
+        before = now;
+    }
+    before
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
