@@ -328,6 +328,8 @@ impl Drop for Wait<'_> {
         if !self.is_over {
             self.span.record("nydus.interrupted", true);
         }
+        // A span ends when it was last left, and it does not end before the wait it tells of.
+        self.span.in_scope(|| ());
     }
 }
 

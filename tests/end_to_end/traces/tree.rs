@@ -36,7 +36,8 @@ impl Tree {
         let mut times = vec![whole.time];
         if let Some(waited) = whole.attributes.get("nydus.waited_us") {
             let waited: u64 = waited.parse().unwrap();
-            assert!(waited <= took(whole).as_micros() as u64 + 1, "{whole:?}");
+            // By another clock, which may be set meanwhile.
+            assert!(waited <= took(whole).as_micros() as u64 + 1000, "{whole:?}");
             times.push((whole.time.0, whole.time.0 + waited * 1000));
         }
         for time in times {
