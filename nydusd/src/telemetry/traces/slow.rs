@@ -84,8 +84,10 @@ impl Waiting {
     fn forget_spans_of_oldest(&mut self) {
         let with_spans = self.traces.values_mut().filter(|trace| !trace.spans.is_empty());
         if let Some(oldest) = with_spans.min_by_key(|trace| trace.number) {
-            self.spans -= oldest.spans.len();
-            oldest.left_out += oldest.spans.drain(..).len() as i64;
+            // With the room they took.
+            let spans = std::mem::take(&mut oldest.spans);
+            self.spans -= spans.len();
+            oldest.left_out += spans.len() as i64;
         }
     }
 
@@ -220,6 +222,26 @@ mod tests {
         let (names, attributes) = sent("read", Duration::from_secs(1), MAX_SPANS_OF_ONE + 3, Status::Unset);
         assert_eq!(names.len(), MAX_SPANS_OF_ONE + 1);
         assert_eq!(attributes, [KeyValue::new("nydus.spans_left_out", 3_i64)]);
+    }
+
+    #[test]
+    fn a_trace_that_gave_its_spans_up_for_others_says_so() {
+        let exporter = InMemorySpanExporter::default();
+        let next = SimpleSpanProcessor::new(exporter.clone());
+        let processor = SlowTraces::new(Duration::ZERO, next);
+        let provider = SdkTracerProvider::builder().with_span_processor(processor).build();
+        let tracer = provider.tracer("test");
+        let begin = |parts: usize| {
+            let context = Context::new().with_span(tracer.start_with_context("read", &Context::new()));
+            (0..parts).for_each(|_| tracer.start_with_context("part", &context).end());
+            context
+        };
+        let oldest = begin(10);
+        let _others: Vec<Context> = (0..=MAX_SPANS / 1000).map(|_| begin(1000)).collect();
+        oldest.span().end();
+        let sent = exporter.get_finished_spans().unwrap();
+        let [read] = &sent[..] else { panic!("{} spans", sent.len()) };
+        assert_eq!(read.attributes, [KeyValue::new("nydus.spans_left_out", 10_i64)]);
     }
 
     #[test]
