@@ -1,7 +1,9 @@
 //! A scenario's own world: its processes, its mounts, its network and its names are those of nobody else, and gone when
 //! its first process ends.
 
+use std::cmp::Ordering;
 use std::fs;
+use std::io::{self, Read as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -70,22 +72,35 @@ pub fn mount_disk(dir: &Path, Size(bytes): Size) -> anyhow::Result<()> {
         .with_context(|| format!("a disk at {}", dir.display()))
 }
 
-/// Fills the disk that `dir` is until `leaves` bytes are free; `None`: what was filled is free again.
+/// Fills the disk that `dir` is until `leaves` bytes (whole blocks) are free; `None`: what was filled is free again.
+///
+/// The daemon may write to the disk meanwhile: what is free is asked again until it is as wished.
 pub fn fill_disk(dir: &Path, leaves: Option<Size>) -> anyhow::Result<()> {
     let file = dir.join(".filler");
     let Some(Size(leaves)) = leaves else {
         return match fs::remove_file(&file) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
             _ => Ok(()),
         };
     };
-    let space = nix::sys::statvfs::statvfs(dir)?;
-    let free = space.blocks_available() * space.fragment_size();
-    let wanted = free.saturating_sub(leaves);
     let mut filler = fs::OpenOptions::new().create(true).append(true).open(&file)?;
-    std::io::copy(&mut std::io::Read::take(std::io::repeat(0x5a), wanted), &mut filler)
-        .context("filling the disk")?;
-    Ok(())
+    for _ in 0..100 {
+        let space = nix::sys::statvfs::statvfs(dir)?;
+        let free = space.blocks_available() * space.fragment_size();
+        let wanted = leaves.next_multiple_of(space.fragment_size());
+        match free.cmp(&wanted) {
+            Ordering::Equal => return Ok(()),
+            Ordering::Less => filler.set_len(filler.metadata()?.len().saturating_sub(wanted - free))?,
+            Ordering::Greater => match io::copy(&mut io::repeat(0x5a).take(free - wanted), &mut filler) {
+                Err(error) if error.kind() != io::ErrorKind::StorageFull => {
+                    return Err(error).context("filling the disk");
+                }
+                // If it is full already, somebody took of the room that was seen.
+                _ => {}
+            },
+        }
+    }
+    bail!("filling the disk: {leaves} bytes free were wanted, but others go on writing to it")
 }
 
 /// Removes the files of a directory.
