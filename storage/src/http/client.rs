@@ -2,6 +2,7 @@
 //! obeys no proxy variable: all of that is decided above.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +15,7 @@ use reqwest::{Certificate, Identity, Method, StatusCode, Url, Version};
 use tracing::field::Empty;
 use tracing::{Span, info_span};
 
-use super::connect::ConnectSpans;
+use super::connect::{ConnectLayer, Wait};
 use super::failure::Failure;
 use super::options::HttpOptions;
 use super::part::Part;
@@ -157,7 +158,7 @@ pub(crate) struct Answer {
 
 /// How long nothing may come.
 #[derive(Clone, Copy, Debug)]
-struct Patience {
+pub(crate) struct Patience {
     limit: Option<Duration>,
     deadline: Instant,
 }
@@ -251,11 +252,15 @@ impl Client {
         if let Some(form) = &call.form {
             request = request.form(form);
         }
-        // Connecting has a limit of its own, which counts before the first byte is expected.
-        let limit = self.setup.timeout;
-        let connecting = limit.map(|limit| limit.saturating_add(self.setup.connect_timeout.unwrap_or(limit)));
-        let head = Patience { limit: connecting, deadline: call.deadline };
-        let response = step.cover(head.wait("no answer", request.send())).await;
+        let patience = Patience { limit: self.setup.timeout, deadline: call.deadline };
+        let wait = Wait::new();
+        // Connecting has a limit of its own, if it has one.
+        let silent_since = || {
+            let stage = wait.stage();
+            (!stage.is_connecting() || self.setup.connect_timeout.is_none()).then_some(stage.since)
+        };
+        let head = patience.wait_since("no answer", wait.over(request.send()), silent_since);
+        let response = step.cover(head).await;
         let response = response.and_then(|response| response.map_err(Failure::of_library));
         let response = response.inspect_err(|failure| {
             step.failed(failure.name(), failure);
@@ -277,7 +282,7 @@ impl Client {
         if status.is_client_error() || status.is_server_error() {
             step.failed(status.as_str(), status);
         }
-        Ok(Answer { response, patience: Patience { limit, ..head }, received: call.received, step })
+        Ok(Answer { response, patience, received: call.received, step })
     }
 
     /// Where a request goes, and since when.
@@ -337,7 +342,7 @@ impl Setup {
             .referer(false)
             .tls_backend_rustls()
             .tls_danger_accept_invalid_certs(self.skip_verify)
-            .connector_layer(ConnectSpans)
+            .connector_layer(ConnectLayer)
             .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .http2_adaptive_window(true)
             .http2_keep_alive_interval(PING)
@@ -468,19 +473,46 @@ fn pem(key: &str, path: &Path) -> Result<Vec<u8>> {
 }
 
 impl Patience {
+    /// Nothing but the deadline ends it.
+    pub(crate) fn until(deadline: Instant) -> Self {
+        Self { limit: None, deadline }
+    }
+
     /// Waits for `future`. When nothing has come for the limit, [`Failure::Silent`]; so too if the deadline comes first
     /// and it was silent long enough to mean something, else [`Failure::Late`].
-    async fn wait<T>(self, what: &str, future: impl Future<Output = T>) -> Result<T, Failure> {
+    pub(crate) async fn wait<T>(self, what: &str, future: impl Future<Output = T>) -> Result<T, Failure> {
         let start = Instant::now();
-        let until = self.limit.and_then(|limit| start.checked_add(limit));
-        let until = until.map_or(self.deadline, |until| until.min(self.deadline));
-        let done = tokio::time::timeout_at(until.into(), future).await;
-        done.map_err(|_| match start.elapsed() {
-            silence if until < self.deadline || silence > TELLING => {
-                Failure::Silent(format!("{what} for {:.1} s", silence.as_secs_f64()))
+        self.wait_since(what, future, || Some(start)).await
+    }
+
+    /// As [`Self::wait`]; `silent_since` says at any time since when nothing has come, `None` that what is waited for
+    /// now has a limit of its own.
+    async fn wait_since<T>(
+        self,
+        what: &str,
+        future: impl Future<Output = T>,
+        silent_since: impl Fn() -> Option<Instant>,
+    ) -> Result<T, Failure> {
+        let start = Instant::now();
+        let mut future = pin!(future);
+        loop {
+            // Until then nobody loses patience, whatever happens meanwhile.
+            let since = silent_since().unwrap_or_else(Instant::now);
+            let until = self.limit.and_then(|limit| since.checked_add(limit));
+            let until = until.map_or(self.deadline, |until| until.min(self.deadline));
+            if let Ok(done) = tokio::time::timeout_at(until.into(), &mut future).await {
+                return Ok(done);
             }
-            _ => Failure::Late,
-        })
+            let (now, since) = (Instant::now(), silent_since());
+            let silence = now.saturating_duration_since(since.unwrap_or(start));
+            let is_too_long = since.is_some() && self.limit.is_some_and(|limit| silence >= limit);
+            if is_too_long || now >= self.deadline && silence > TELLING {
+                return Err(Failure::Silent(format!("{what} for {:.1} s", silence.as_secs_f64())));
+            }
+            if now >= self.deadline {
+                return Err(Failure::Late);
+            }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Bearer tokens: fetched from token services, kept for all backends of the process, renewed before they end.
 //!
 //! Invariants: a token serves only the realm, service, scope and credential that it was fetched for; at most one fetch a
-//! key is under way, when [`crate::policy::token`] says so; a credential is never sent to a realm that [`may_see`] does not allow.
+//! key is under way, when [`crate::policy::token`] says so, and it outlives the read that began it; a credential is never sent to a realm that [`may_see`] does not allow.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -12,14 +12,16 @@ use std::{fmt, io};
 use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Method, Url};
 use serde::Deserialize;
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span, info_span};
 
-use super::client::{Answer, Call, Client, Way};
+use super::client::{Answer, Call, Client, Patience, Way};
 use super::credentials::{Credential, Identity};
 use super::failure::Failure;
 use super::options::HttpOptions;
+use crate::backend::BoxFuture;
 use crate::lock;
 use crate::policy::endpoint::Role;
 use crate::policy::token::{Fault, Fetch, Life, Need};
@@ -35,8 +37,8 @@ const DEFAULT_LIFE: Duration = Duration::from_secs(600);
 const MAX_ANSWER: usize = 1 << 20;
 /// The most tokens that are kept.
 const MAX_KEPT: usize = 4096;
-/// How long a renewal may take that nobody waits for.
-const RENEWAL_LIMIT: Duration = Duration::from_secs(30);
+/// How long a fetch may take, whoever waits for it.
+const FETCH_LIMIT: Duration = Duration::from_secs(30);
 
 /// What a token is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -110,6 +112,10 @@ struct Held {
 }
 
 impl Held {
+    fn new(entry: &Arc<Entry>, fetch: Fetch) -> Self {
+        Self { entry: entry.clone(), fetch: Some(fetch) }
+    }
+
     /// What the service gave becomes the token of the key.
     fn end(mut self, fetched: Result<(Secret, Duration), &Failure>) {
         let Some(fetch) = self.fetch.take() else { return };
@@ -129,6 +135,34 @@ impl Drop for Held {
             lock(&self.entry.life).abandoned(fetch);
         }
         self.entry.wake.notify_waiters();
+    }
+}
+
+/// A fetch that goes on when nobody waits for it any more: the next reader finds its token.
+struct Lasting(Option<BoxFuture<'static, Result<Secret, Failure>>>);
+
+impl Lasting {
+    fn new(fetch: impl Future<Output = Result<Secret, Failure>> + Send + 'static) -> Self {
+        Self(Some(Box::pin(fetch)))
+    }
+
+    /// Waits until `deadline` for what `service` says.
+    async fn wait(&mut self, deadline: Instant, service: &str) -> Result<Secret, Failure> {
+        let Some(fetch) = &mut self.0 else { return Err(Failure::Late) };
+        let waited =
+            Patience::until(deadline).wait(&format!("no token from {service}"), fetch.as_mut()).await;
+        if waited.is_ok() || trace::leave(fetch.as_mut()).is_ready() {
+            self.0 = None;
+        }
+        waited.flatten()
+    }
+}
+
+impl Drop for Lasting {
+    fn drop(&mut self) {
+        if let (Some(fetch), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            drop(runtime.spawn(fetch));
+        }
     }
 }
 
@@ -177,18 +211,19 @@ impl Tokens {
             match need {
                 Need::Use(token) => return Ok(token),
                 Need::Renew(token, fetch) => {
-                    self.renew(Held { entry: entry.clone(), fetch: Some(fetch) }, ways, grant, credential);
+                    let held = Held::new(&entry, fetch);
+                    renew(grant, self.fetch(held, ways, grant, credential));
                     return Ok(token);
                 }
                 Need::Fetch(fetch) => {
-                    let held = Held { entry: entry.clone(), fetch: Some(fetch) };
+                    let held = Held::new(&entry, fetch);
+                    let mut fetch = Lasting::new(self.fetch(held, ways, grant, credential));
                     let step = step.get_or_insert_with(|| Step::within(|| span(grant)));
-                    let fetched = step.cover(self.fetch(ways, grant, credential, deadline)).await;
+                    let fetched = step.cover(fetch.wait(deadline, host(&grant.realm))).await;
                     if let Err(failure) = &fetched {
                         step.failed(failure.name(), failure);
                     }
-                    held.end(fetched.as_ref().map(Clone::clone));
-                    return fetched.map(|(token, _)| token);
+                    return fetched;
                 }
                 Need::Wait(until) => {
                     if Instant::now() >= deadline {
@@ -242,57 +277,45 @@ impl Tokens {
         entries.entry((grant.clone(), credential.identity())).or_default().clone()
     }
 
-    /// Fetches a new token in the background.
-    fn renew(self: &Arc<Self>, held: Held, ways: &[Arc<Client>], grant: &Grant, credential: &Credential) {
-        let (tokens, ways) = (self.clone(), ways.to_vec());
-        let (grant, credential) = (grant.clone(), credential.clone());
-        // A trace of its own: the read that found it due does not wait for it.
-        let span = info_span!(
-            target: TARGET, parent: None, "token", server.address = trace::text(host(&grant.realm)), error.type = Empty,
-            otel.status_description = Empty,
-        );
-        span.follows_from(Span::current());
-        let renewal = async move {
-            let deadline = Instant::now() + RENEWAL_LIMIT;
-            let fetched = tokens.fetch(&ways, &grant, &credential, deadline).await;
-            if let Err(failure) = &fetched {
-                trace::failed(&Span::current(), failure.name(), failure);
-                tracing::warn!(realm = host(&grant.realm), %failure, "cannot renew a token");
-            }
-            held.end(fetched.as_ref().map(Clone::clone));
-        };
-        tokio::spawn(renewal.instrument(span));
-    }
-
     /// How often services were asked.
     pub(crate) fn fetches(&self) -> TokenFetches {
         *lock(&self.fetches)
     }
 
-    /// Asks the token service, by the first way on which there is an answer, and counts that.
-    async fn fetch(
-        &self,
+    /// Asks the token service, by the first way on which there is an answer, and counts that. What it gave is then the
+    /// token of the key.
+    fn fetch(
+        self: &Arc<Self>,
+        held: Held,
         ways: &[Arc<Client>],
         grant: &Grant,
         credential: &Credential,
-        deadline: Instant,
-    ) -> Result<(Secret, Duration), Failure> {
-        let mut fetched = Err(Failure::Late);
-        for client in ways {
-            fetched = self.ask(client, grant, credential, deadline).await;
-            // Of the service itself it says nothing when the way is blocked.
-            if !fetched.as_ref().is_err_and(Failure::is_of_the_way) {
-                break;
+    ) -> impl Future<Output = Result<Secret, Failure>> + Send + 'static {
+        let (tokens, ways) = (self.clone(), ways.to_vec());
+        let (grant, credential) = (grant.clone(), credential.clone());
+        async move {
+            let deadline = Instant::now() + FETCH_LIMIT;
+            let mut fetched = Err(Failure::Late);
+            for client in ways {
+                fetched = tokens.ask(&client, &grant, &credential, deadline).await;
+                // Of the service itself it says nothing when the way is blocked.
+                if !fetched.as_ref().is_err_and(Failure::is_of_the_way) {
+                    break;
+                }
             }
+            tokens.count(&fetched);
+            held.end(fetched.as_ref().map(Clone::clone));
+            fetched.map(|(token, _)| token)
         }
+    }
+
+    fn count<T>(&self, fetched: &Result<T, Failure>) {
         let mut fetches = lock(&self.fetches);
-        match &fetched {
+        match fetched {
             Ok(_) => fetches.given += 1,
             Err(Failure::Final(_)) => fetches.denied += 1,
             Err(_) => fetches.failed += 1,
         }
-        drop(fetches);
-        fetched
     }
 
     /// With POST, and if the service does not like that, with GET from then on.
@@ -342,6 +365,24 @@ impl Tokens {
         }
         Ok(token)
     }
+}
+
+/// Lets `fetch` bring a new token while the old one is used.
+fn renew(grant: &Grant, fetch: impl Future<Output = Result<Secret, Failure>> + Send + 'static) {
+    let realm = host(&grant.realm).to_owned();
+    // A trace of its own: the read that found it due does not wait for it.
+    let span = info_span!(
+        target: TARGET, parent: None, "token", server.address = trace::text(&realm), error.type = Empty,
+        otel.status_description = Empty,
+    );
+    span.follows_from(Span::current());
+    let renewal = async move {
+        if let Err(failure) = fetch.await {
+            trace::failed(&Span::current(), failure.name(), &failure);
+            tracing::warn!(realm, %failure, "cannot renew a token");
+        }
+    };
+    tokio::spawn(renewal.instrument(span));
 }
 
 /// What a token service answers.

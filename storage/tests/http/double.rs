@@ -1,5 +1,6 @@
 //! A server on the loopback that answers as a test says, and remembers what it was asked.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -164,9 +165,9 @@ impl Drop for Double {
 }
 
 impl Double {
-    /// On a port of the system's choice.
+    /// On any port.
     pub async fn new(handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = bind_anywhere().await;
         Self::serve(listener, None, Arc::new(handler))
     }
 
@@ -184,7 +185,7 @@ impl Double {
     }
 
     pub async fn tls(tls: TlsAcceptor, handler: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = bind_anywhere().await;
         Self::serve(listener, Some(tls), Arc::new(handler))
     }
 
@@ -246,6 +247,17 @@ impl Double {
     /// How many connections were opened.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+}
+
+/// Below the ports that the system gives to connections, so that none of those takes one whose server is away; and hardly
+/// ever one that another test's server has left.
+async fn bind_anywhere() -> TcpListener {
+    loop {
+        let port = 12_000 + (RandomState::new().build_hasher().finish() % 20_000) as u16;
+        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)).await {
+            return listener;
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use storage::Error;
 use storage::backend::Backend as _;
@@ -13,7 +13,7 @@ use storage::http::Commons;
 use storage::secret::Secret;
 
 use crate::double::{Double, Reply, Seen};
-use crate::setup::{auth, basic, blob, config, content, open, read};
+use crate::setup::{auth, basic, blob, config, content, open, read, within};
 
 const SIZE: usize = 10_000;
 
@@ -162,10 +162,31 @@ async fn the_method_of_a_service_is_remembered() {
 }
 
 #[tokio::test]
+async fn a_token_service_that_is_slower_than_readers_are_patient_is_heard_all_the_same() {
+    let service =
+        Double::new(|_| Reply::new(200, r#"{"token":"t"}"#).after(Duration::from_millis(1500))).await;
+    let challenge = format!(r#"Bearer realm="{}/token",service="s""#, service.url());
+    let registry = Double::new(move |seen| match seen.header("authorization") {
+        Some("Bearer t") => Reply::range(&content(SIZE), seen),
+        _ => Reply::new(401, "").with("www-authenticate", challenge.clone()),
+    })
+    .await;
+    let backend = open(config(&registry));
+    let patience = Duration::from_millis(400);
+    let start = Instant::now();
+    while let Err(error) = backend.read(&blob(), 0, 10, within(patience)).await {
+        assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(20), "nobody ever gets a token");
+    }
+    assert_eq!(service.seen().len(), 1, "one fetch for all who tried");
+}
+
+#[tokio::test]
 async fn tokens_are_renewed_before_they_end() {
     // Renewed after three quarters of its life of two seconds.
     let double = token_registry(false, "127.0.0.1", 2, true).await;
     let registry = open(config(&double.registry));
+    let start = Instant::now();
     for _ in 0..45 {
         read(&registry, 0, 1).await.unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -173,7 +194,8 @@ async fn tokens_are_renewed_before_they_end() {
     let refused = double.registry.seen().iter().filter(|seen| seen.header("authorization").is_none()).count();
     assert_eq!(refused, 1, "reads that had no token");
     let fetched = double.service.seen().len();
-    assert!((3..=5).contains(&fetched), "{fetched} tokens for 4.5 s");
+    let most = 2 + start.elapsed().as_millis() as usize / 1300;
+    assert!((3..=most).contains(&fetched), "{fetched} tokens for {:?}", start.elapsed());
 }
 
 #[tokio::test]
@@ -363,6 +385,16 @@ async fn a_place_that_sends_something_else_is_not_remembered() {
 
 #[tokio::test]
 async fn fifty_readers_ask_once_what_to_bring() {
+    // Nobody waits longer than a second for the first: on a machine that stands still there is another try.
+    let mut asked = Vec::new();
+    while asked.last() != Some(&(1, 51, 1)) {
+        assert!(asked.len() < 3, "{asked:?}");
+        asked.push(fifty_readers().await);
+    }
+}
+
+/// How many of the requests of fifty readers had no proof, how many there were, and how many tokens.
+async fn fifty_readers() -> (usize, usize, usize) {
     let double = token_registry(true, "127.0.0.1", 300, true).await;
     let config = RegistryConfig { auth: Some(auth("u", "p")), ..config(&double.registry) };
     let registry = Arc::new(open(config));
@@ -376,7 +408,7 @@ async fn fifty_readers_ask_once_what_to_bring() {
         read.await.unwrap().unwrap();
     }
     let refused = double.registry.seen().iter().filter(|seen| seen.header("authorization").is_none()).count();
-    assert_eq!((refused, double.registry.seen().len(), double.service.seen().len()), (1, 51, 1));
+    (refused, double.registry.seen().len(), double.service.seen().len())
 }
 
 #[tokio::test]
@@ -387,15 +419,18 @@ async fn a_first_request_that_hangs_does_not_hold_the_others_for_long() {
         _ => serve(seen),
     })
     .await;
-    let registry = Arc::new(open(config(&double)));
+    let mut config = config(&double);
+    config.http.timeout = Some(Duration::from_secs(60));
+    config.http.connect_timeout = config.http.timeout;
+    let registry = Arc::new(open(config));
     let first = registry.clone();
     let hanging = tokio::spawn(async move { read(&*first, 0, 10).await.map(drop) });
     while double.seen().is_empty() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     read(&*registry, 0, 10).await.unwrap();
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     hanging.abort();
 }
 

@@ -36,6 +36,8 @@ async fn nothing_secret_is_printed() {
         .with_writer(move || writer.clone())
         .finish();
     let _logging = tracing::subscriber::set_default(subscriber);
+    // While there is but one subscriber, another test's thread, which has none, may decide that nobody wants to hear.
+    let _another = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
     // What libraries tell the older way, too.
     tracing_log::LogTracer::init().unwrap();
 

@@ -203,14 +203,14 @@ async fn a_connection_that_comes_too_late_does_not_keep_the_trace_waiting() {
         serve(seen).after(Duration::from_millis(100))
     })
     .await;
-    const LATE: Duration = Duration::from_millis(1500);
+    const LATE: Duration = Duration::from_secs(20);
     let addr = relay(double.addr, |number| if number == 0 { Duration::from_millis(200) } else { LATE }).await;
+    let mut http = https(&double, Some(&authority)).http;
+    http.timeout = Some(LATE + Duration::from_secs(10));
+    http.connect_timeout = http.timeout;
     // Not a registry: there the first request goes alone.
-    let server = HttpProxyConfig {
-        addr: SecretUrl::new(format!("https://{addr}")),
-        path: String::new(),
-        http: https(&double, Some(&authority)).http,
-    };
+    let server =
+        HttpProxyConfig { addr: SecretUrl::new(format!("https://{addr}")), path: String::new(), http };
     let backend = traced(HttpProxy::new(server, &Commons::new()).unwrap());
     let began = Instant::now();
     // Both begin a connection; the first one that is there speaks HTTP/2 and takes both.

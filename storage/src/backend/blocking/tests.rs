@@ -63,12 +63,15 @@ async fn a_panic_fails_one_request() {
 async fn a_stall_ends_in_timeouts_and_then_service_resumes() {
     let pool = Arc::new(Pool::new("test", Limits { threads: 3, queue: 1000 }));
     let stall = Stall::default();
-    let stuck: Vec<_> = (0..200)
-        .map(|_| {
-            let (pool, work) = (pool.clone(), stall.work());
-            tokio::spawn(async move { pool.run(what, on_demand(SOON), work).await })
-        })
-        .collect();
+    let run = |patience| {
+        let (pool, work) = (pool.clone(), stall.work());
+        tokio::spawn(async move { pool.run(what, on_demand(patience), work).await })
+    };
+    let holders: Vec<_> = (0..3).map(|_| run(LATE)).collect();
+    while stall.started() < 3 {
+        tokio::task::yield_now().await;
+    }
+    let stuck: Vec<_> = (0..200).map(|_| run(SOON)).collect();
     for waiter in stuck {
         let err = waiter.await.unwrap().unwrap_err();
         let Error::TimedOut { waited, .. } = err else { panic!("{err}") };
@@ -80,6 +83,9 @@ async fn a_stall_ends_in_timeouts_and_then_service_resumes() {
     stall.end();
     assert_eq!(pool.run(what, on_demand(LATE), || Ok(7)).await.unwrap(), 7);
     assert_eq!(stall.started(), 3, "work that nobody waits for is not done");
+    for holder in holders {
+        holder.await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test]

@@ -100,6 +100,6 @@ async fn helpers_in_the_path() {
         let start = std::time::Instant::now();
         let error = look_up_in(text, host).await.unwrap_err();
         assert!(error.contains(complaint) && !error.contains("hunter2"), "{error}");
-        assert!(start.elapsed() < HELPER_LIMIT + Duration::from_secs(2));
+        assert!(start.elapsed() < HELPER_LIMIT + Duration::from_secs(30));
     }
 }
