@@ -399,7 +399,7 @@ fn a_failure_is_told_at_once_however_little_memory_there_is() {
             assert_eq!(read.unwrap_err().kind(), blobcache::ErrorKind::Corrupt);
         }
     });
-    assert!(start.elapsed() < std::time::Duration::from_secs(3), "{:?}", start.elapsed());
+    assert!(start.elapsed() < std::time::Duration::from_secs(10), "{:?}", start.elapsed());
     assert_eq!(cache.metrics().metadata_requests.get(), 0, "the table was there");
 }
 
@@ -426,7 +426,7 @@ fn chunks_that_fail_together_are_all_looked_for_in_the_next_table() {
         image.read_file(&blobs, *ino, *size).await;
         image.backend.replace(&description.id, right);
         // All are on their way before the first has come.
-        image.backend.feel(Mood::Slow(50));
+        image.backend.feel(Mood::Slow(1000));
         let large = image.files.iter().filter(|(_, _, size)| *size >= CHUNK);
         let reads: Vec<_> = large.map(|(_, ino, size)| image.try_read_file(&blobs, *ino, *size)).collect();
         assert!(reads.len() >= 3, "{}", reads.len());

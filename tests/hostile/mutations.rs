@@ -37,11 +37,19 @@ fn try_mutations(name: &str, seed: &[u8], count: u64, reader: impl Fn(&[u8])) {
         let mut bytes = seed.to_vec();
         mutate(&mut rng, &mut bytes);
         let _trying = Trying(name, number);
-        let start = Instant::now();
-        let peak = peak_of(|| reader(&bytes));
-        let elapsed = start.elapsed();
-        assert!(elapsed <= LONGEST, "{name}, mutation {number}: {elapsed:?}");
+        let measure = || {
+            let start = Instant::now();
+            (peak_of(|| reader(&bytes)), start.elapsed())
+        };
+        let (peak, mut elapsed) = measure();
         assert!(peak <= LARGEST_ALLOCATION, "{name}, mutation {number}: allocates {peak} bytes");
+        // What takes long takes long each time; a machine that stood still does not.
+        for _ in 0..2 {
+            if elapsed > LONGEST {
+                elapsed = elapsed.min(measure().1);
+            }
+        }
+        assert!(elapsed <= LONGEST, "{name}, mutation {number}: {elapsed:?}");
     }
 }
 

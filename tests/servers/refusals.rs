@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use crate::mounting::launch;
 
 /// What retrying cannot help is told within this time, on a machine that is busy too; a read has a minute.
-const AT_ONCE: Duration = Duration::from_secs(5);
+const AT_ONCE: Duration = Duration::from_secs(20);
 /// The file that is read.
 const FILE: &str = "exact1m";
 

@@ -386,9 +386,9 @@ impl Daemon {
         BackendReads { count, bytes: number(&metrics, "backend_bytes") }
     }
 
-    /// Waits until `done`. Fails the test if that takes longer than ten seconds.
+    /// Waits until `done`. Fails the test if that takes longer than thirty seconds.
     pub fn wait_for(&self, what: &str, done: impl Fn() -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while !done() {
             assert!(Instant::now() < deadline, "waited in vain until {what}:\n{}", self.stderr());
             std::thread::sleep(Duration::from_millis(2));

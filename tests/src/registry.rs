@@ -39,22 +39,22 @@ struct Shared {
 }
 
 impl Registry {
-    /// Serves the files of `blobs` at a port of the system's choice.
+    /// Serves the files of `blobs` at any port.
     pub fn new(blobs: &Path) -> Self {
-        Self::at(([127, 0, 0, 1], 0).into(), blobs)
+        Self::start(None, blobs, None)
     }
 
     /// Serves them at `addr`.
     pub fn at(addr: SocketAddr, blobs: &Path) -> Self {
-        Self::start(addr, blobs, None)
+        Self::start(Some(addr), blobs, None)
     }
 
     /// Serves them over TLS, as whom `authority` knows.
     pub fn over_tls(blobs: &Path, authority: &Authority) -> Self {
-        Self::start(([127, 0, 0, 1], 0).into(), blobs, Some(authority))
+        Self::start(None, blobs, Some(authority))
     }
 
-    fn start(addr: SocketAddr, blobs: &Path, authority: Option<&Authority>) -> Self {
+    fn start(addr: Option<SocketAddr>, blobs: &Path, authority: Option<&Authority>) -> Self {
         let shared = Arc::new(Shared {
             scheme: if authority.is_some() { "https" } else { "http" },
             blobs: blobs.to_owned(),
@@ -66,7 +66,11 @@ impl Registry {
             of_dragonfly: AtomicUsize::new(0),
         });
         let router = axum::Router::new().fallback(answer).with_state(shared.clone());
-        Self { service: Service::at(addr, router, authority), shared }
+        let service = match addr {
+            Some(addr) => Service::at(addr, router, authority),
+            None => Service::start(router, authority),
+        };
+        Self { service, shared }
     }
 
     /// `127.0.0.1:PORT`.

@@ -394,5 +394,6 @@ pub async fn fetch(blob: &Blob, extent: &Extent, deadline: Instant) -> Result<Ve
 
 /// Waits until every chunk that was read is in the local copy.
 pub async fn settled(cache: &BlobCache) {
-    cache.shutdown(soon()).await.unwrap();
+    cache.idle(soon()).await.unwrap();
+    cache.flush(soon()).await.unwrap();
 }

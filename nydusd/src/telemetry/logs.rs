@@ -38,7 +38,7 @@ const REPEATS: &str = "rustls_platform_verifier";
 /// The longest line, in bytes; the rest is cut off.
 const MAX_LINE: usize = 8 << 10;
 /// The longest wait for lines to be written at the end.
-const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
 /// How much is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

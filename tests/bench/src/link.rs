@@ -308,14 +308,14 @@ mod tests {
         start.elapsed()
     }
 
-    /// The shortest of some tries is at most 5 % and 2 ms longer than `expected`: on a busy machine being woken takes as long
+    /// The shortest of some tries is at most 5 % and 5 ms longer than `expected`: on a busy machine being woken takes as long
     /// as that. None is shorter.
     fn assert_takes(expected: Duration, mut take: impl FnMut() -> Duration) {
         let mut times = Vec::new();
-        for _ in 0..10 {
+        for _ in 0..50 {
             times.push(take());
             assert!(times[times.len() - 1] > expected.mul_f64(0.99), "{times:?}, expected {expected:?}");
-            if times[times.len() - 1] < expected.mul_f64(1.05) + Duration::from_millis(2) {
+            if times[times.len() - 1] < expected.mul_f64(1.05) + Duration::from_millis(5) {
                 return;
             }
         }
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn a_request_takes_a_round_trip_and_a_connection_another() {
         let server = server();
-        for rtt in [5, 50].map(Duration::from_millis) {
+        for rtt in [20, 100].map(Duration::from_millis) {
             let link = Link::new(Shape { rtt, bits_per_second: 0 }, server).unwrap();
             let mut stream = TcpStream::connect(link.addr()).unwrap();
             ask(&mut stream, 1);
@@ -357,8 +357,9 @@ mod tests {
                     streams.iter_mut().map(|stream| scope.spawn(|| ask(stream, 625_000))).collect();
                 asked.into_iter().map(|asked| asked.join().unwrap()).collect()
             });
-            assert!(each.iter().all(|time| *time > Duration::from_millis(350)), "not shared: {each:?}");
-            start.elapsed()
+            // Who begins late shares with fewer: such a try says nothing.
+            let is_shared = each.iter().all(|time| *time > Duration::from_millis(350));
+            if is_shared { start.elapsed() } else { Duration::MAX }
         });
         assert_eq!((link.traffic() - before).bytes, total);
         assert_eq!(link.traffic().connections, 4);
@@ -377,13 +378,14 @@ mod tests {
         let most = start.elapsed().as_secs_f64() * 1e6 + 100_000.0;
         assert!((100_000..most as u64).contains(&bytes), "{bytes}, expected less than {most}");
         drop(link);
+        let most = start.elapsed().as_secs_f64() * 1e6 + 500_000.0;
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         let mut rest = Vec::new();
         let cut = stream.read_to_end(&mut rest);
         assert!(
             cut.is_ok() || cut.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
         );
-        assert!(rest.len() < 1_000_000, "{}", rest.len());
+        assert!(rest.len() < most as usize, "{}, expected less than {most}", rest.len());
     }
 
     #[test]

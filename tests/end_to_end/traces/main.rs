@@ -231,6 +231,9 @@ fn readers_who_wait_for_others_say_so() {
     let mut reads = vec![read(&daemons[0])];
     daemons[0].wait_for("the backend to be asked", || stall.held() > 0);
     reads.extend([read(&daemons[0]), read(&daemons[1])]);
+    for (daemon, readers) in daemons.iter().zip([2.0, 1.0]) {
+        daemon.wait_for("they wait", || daemon.exposition().sum("nydusd_reads_waiting", &[]) >= readers);
+    }
     std::thread::sleep(WAIT);
     drop(stall);
     for read in reads {

@@ -6,6 +6,9 @@ use nydus_tests::collector::Span;
 
 /// How much of a wait its parts must cover.
 const ENOUGH: f64 = 0.95;
+/// What may be missing in any case: between two parts a thread is woken, which takes its time on a busy machine. The parts
+/// that a test knows of are longer.
+const WAKING: Duration = Duration::from_millis(100);
 
 /// All spans that came to a collector.
 pub struct Tree(pub Vec<Span>);
@@ -48,7 +51,9 @@ impl Tree {
                 (time.1 - time.0) as f64 / 1e6,
                 whole.name
             );
-            assert!(share >= ENOUGH, "{told:?} cover {share:.3} of {:?} of {whole:?}", time.1 - time.0);
+            let untold = Duration::from_nanos(time.1 - time.0).mul_f64(1.0 - share);
+            let is_enough = share >= ENOUGH || untold <= WAKING;
+            assert!(is_enough, "{told:?} cover {share:.3} of {:?} of {whole:?}", time.1 - time.0);
         }
     }
 }

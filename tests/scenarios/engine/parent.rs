@@ -17,6 +17,8 @@ use crate::sandbox;
 
 /// How much longer than its limit a run may take until it is ended: to start, and to tell.
 const GRACE: Duration = Duration::from_secs(30);
+/// How often a run is repeated that did not end as expected.
+const REPEATS: usize = 2;
 
 /// Finds the scenarios, runs them, and tells what came of it.
 pub fn run(arguments: &Arguments) -> ExitCode {
@@ -48,7 +50,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let (mut passed, mut failed) = (0, problems.len());
     if !scenarios.is_empty() {
         let results = Stage::new(arguments).play(&scenarios);
-        // A scenario that was run twice has to be good twice.
+        // A scenario that was run with its faults and without has to be good both times.
         let is_bad =
             |loaded: &&Loaded| results.iter().any(|(name, is_good)| *name == loaded.name && !is_good);
         let bad = scenarios.iter().filter(is_bad).count();
@@ -75,6 +77,31 @@ struct Stage<'a> {
 struct Run<'a> {
     loaded: &'a Loaded,
     without_faults: bool,
+    /// How often it was made before.
+    repeats: usize,
+}
+
+impl Run<'_> {
+    fn name(&self) -> String {
+        let mut name = self.loaded.name.clone();
+        if self.without_faults {
+            name += " without its faults";
+        }
+        if self.repeats > 0 {
+            name += &format!(", repeat {}", self.repeats);
+        }
+        name
+    }
+}
+
+/// What came of a run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    Good,
+    /// Something took too long, or came too often: on a machine that stood still for a moment that says nothing.
+    Unexpected,
+    /// What no machine is to blame for.
+    Bad,
 }
 
 impl<'a> Stage<'a> {
@@ -93,54 +120,59 @@ impl<'a> Stage<'a> {
     fn play(self, scenarios: &[Loaded]) -> Vec<(String, bool)> {
         let mut runs: Vec<Run> = Vec::new();
         for loaded in scenarios {
-            runs.push(Run { loaded, without_faults: false });
+            runs.push(Run { loaded, without_faults: false, repeats: 0 });
             if !self.arguments.plain {
-                runs.push(Run { loaded, without_faults: true });
+                runs.push(Run { loaded, without_faults: true, repeats: 0 });
             }
         }
         // The longest first, so that none of them is left to the end alone.
         runs.sort_by_key(|run| std::cmp::Reverse(run.loaded.scenario.limit));
         let queue = Mutex::new(VecDeque::from(runs));
-        let results = Mutex::new(Vec::new());
+        let (results, repeated) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
         std::thread::scope(|scope| {
             for _ in 0..self.arguments.jobs.max(1) {
                 scope.spawn(|| {
                     loop {
                         let next = lock(&queue).pop_front();
                         let Some(run) = next else { return };
-                        let is_good = self.make(run);
-                        lock(&results).push((run.loaded.name.clone(), is_good));
+                        match self.make(run) {
+                            Ending::Unexpected => lock(&repeated).push(run),
+                            ending => {
+                                lock(&results).push((run.loaded.name.clone(), ending == Ending::Good));
+                            }
+                        }
                     }
                 });
             }
         });
+        // Alone, each of them.
+        for run in lock(&repeated).drain(..) {
+            let mut repeats = (1..=REPEATS).map(|repeats| self.make(Run { repeats, ..run }));
+            let ending = repeats.find(|ending| *ending != Ending::Unexpected);
+            lock(&results).push((run.loaded.name.clone(), ending == Some(Ending::Good)));
+        }
         if self.arguments.keep {
             println!("kept: {}", self.dir.keep().display());
         }
         results.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes one run and tells what came of it; true if that is good.
-    fn make(&self, run: Run) -> bool {
-        let begin = Instant::now();
-        let name = if run.without_faults {
-            format!("{} without its faults", run.loaded.name)
-        } else {
-            run.loaded.name.clone()
-        };
-        let report = self.report(run, &name.replace(' ', "-"));
+    /// Makes one run and tells what came of it.
+    fn make(&self, run: Run) -> Ending {
+        let (begin, name) = (Instant::now(), run.name());
+        let report = self.report(run, &name.replace([' ', ','], "-"));
         let took = begin.elapsed().as_secs_f64();
         let _out = lock(&self.out);
         let report = match report {
             Ok(report) => report,
             Err(problem) => {
                 println!("FAIL {name} ({took:.1} s): {problem}");
-                return false;
+                return Ending::Unexpected;
             }
         };
         if let Some(problem) = &report.broken {
             println!("FAIL {name} ({took:.1} s): the run broke: {problem}");
-            return false;
+            return Ending::Unexpected;
         }
         // That is no proof of anything, and not good in any run.
         report.never.iter().for_each(|line| println!("   NEVER {line}"));
@@ -151,7 +183,7 @@ impl<'a> Stage<'a> {
             if self.arguments.verbose {
                 report.failures.iter().for_each(|line| println!("       {line}"));
             }
-            return is_good;
+            return report.ending(is_good);
         }
         let is_good =
             [&report.failures, &report.never, &report.unnoticed].iter().all(|found| found.is_empty());
@@ -169,7 +201,7 @@ impl<'a> Stage<'a> {
             report.unnoticed.iter().for_each(|line| println!("   UNNOTICED {line}"));
             told(&report.log).iter().for_each(|line| println!("       | {line}"));
         }
-        is_good
+        report.ending(is_good)
     }
 
     fn report(&self, run: Run, name: &str) -> Result<Report, String> {
@@ -209,6 +241,16 @@ impl<'a> Stage<'a> {
         text.ok()
             .and_then(|text| serde_json::from_str(&text).ok())
             .ok_or_else(|| format!("no report, {status}{}", tail(&said)))
+    }
+}
+
+impl Report {
+    fn ending(&self, is_good: bool) -> Ending {
+        match is_good {
+            true => Ending::Good,
+            false if self.never.is_empty() && self.unnoticed.is_empty() => Ending::Unexpected,
+            false => Ending::Bad,
+        }
     }
 }
 

@@ -31,10 +31,12 @@ struct Progress {
     /// What each reader is at.
     at: BTreeMap<usize, (String, Instant)>,
     readers: usize,
+    /// Readers that have begun, those that have ended among them.
+    begun: usize,
 }
 
 impl Reading {
-    /// Starts the readers of a step on these files below `root`.
+    /// Starts the readers of a step on these files below `root`, and returns when each has begun.
     pub fn start(step: &Read, root: &Path, files: &[String]) -> Self {
         let progress = Progress { readers: step.readers, ..Progress::default() };
         let shared = Arc::new((Mutex::new(progress), Condvar::new()));
@@ -45,6 +47,8 @@ impl Reading {
             let mine: Vec<String> = files.iter().enumerate().filter_map(is_mine).collect();
             let (step, root, shared) = (step.clone(), root.to_owned(), Arc::clone(&shared));
             std::thread::spawn(move || {
+                lock(&shared.0).begun += 1;
+                shared.1.notify_all();
                 for path in mine {
                     if let Some(pace) = step.pace {
                         std::thread::sleep(pace.0);
@@ -55,6 +59,9 @@ impl Reading {
                 shared.1.notify_all();
             });
         }
+        let (mutex, changed) = &*shared;
+        let is_early = |progress: &mut Progress| progress.begun < step.readers;
+        drop(changed.wait_while(lock(mutex), is_early).unwrap_or_else(PoisonError::into_inner));
         Self { name: step.name.clone(), end: Instant::now() + step.within.0, shared }
     }
 

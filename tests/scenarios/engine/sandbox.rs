@@ -108,7 +108,11 @@ pub fn remove_files(dir: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         if path.is_file() {
-            fs::remove_file(&path).with_context(|| path.display().to_string())?;
+            match fs::remove_file(&path) {
+                // The daemon renames files of its own.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.with_context(|| path.display().to_string())?,
+            }
         }
     }
     Ok(())

@@ -21,6 +21,7 @@ pub mod forward_proxy;
 pub mod moto;
 pub mod nginx;
 pub mod oss;
+mod ports;
 pub mod process;
 pub mod python;
 pub mod service;

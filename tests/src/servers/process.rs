@@ -3,8 +3,7 @@
 //! Invariant: it ends when it is dropped, and when the thread that started it ends, whatever happened.
 
 use std::fs::File;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
+use super::ports;
+
 /// How long a server may take until it listens.
 const START_DEADLINE: Duration = Duration::from_secs(60);
-/// Below the ports that the system gives to connections, so that none of those is in the way.
-const PORTS: std::ops::Range<u16> = 12_000..32_000;
 /// Ports that are tried before it is given up.
 const TRIES: usize = 5;
 /// Lines of its log that a failed test shows.
@@ -35,7 +34,7 @@ impl Process {
     /// `name`.log in `dir`. Fails the test if it does not come to that.
     pub fn start(name: &'static str, dir: &Path, mut command: impl FnMut(SocketAddr) -> Command) -> Self {
         for _ in 0..TRIES {
-            let addr = free_address();
+            let addr = ports::listen_anywhere().local_addr().unwrap();
             if let Some(process) = Self::try_start(name, dir, addr, &mut command(addr)) {
                 return process;
             }
@@ -99,18 +98,6 @@ impl Drop for Process {
     }
 }
 
-/// An address where nobody listens.
-fn free_address() -> SocketAddr {
-    let span = u64::from(PORTS.end - PORTS.start);
-    loop {
-        let random = RandomState::new().build_hasher().finish() % span;
-        let port = PORTS.start + u16::try_from(random).expect("less than the span");
-        if let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) {
-            return listener.local_addr().unwrap();
-        }
-    }
-}
-
 fn last_words(log: &Path) -> String {
     let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
     let lines: Vec<&str> = text.lines().rev().take(LAST_WORDS).collect();
@@ -119,11 +106,12 @@ fn last_words(log: &Path) -> String {
 
 /// A log that has not grown for a while: servers write of a request when they have answered it, and some time after.
 pub fn settled(log: impl Fn() -> String) -> String {
-    let mut before = log();
-    for _ in 0..20 {
+    let (mut before, mut quiet) = (log(), 0);
+    for _ in 0..40 {
         std::thread::sleep(Duration::from_millis(100));
         let now = log();
-        if now == before {
+        quiet = if now == before { quiet + 1 } else { 0 };
+        if quiet == 3 {
             break;
         }
         before = now;

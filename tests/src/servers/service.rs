@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::authority::Authority;
+use super::ports;
 
 /// The server. It ends when dropped, connections included.
 #[derive(Debug)]
@@ -22,14 +23,17 @@ pub struct Service {
 }
 
 impl Service {
-    /// Serves `router` at a port of the system's choice; over TLS if there is an authority.
+    /// Serves `router` at any port; over TLS if there is an authority.
     pub fn start(router: Router, authority: Option<&Authority>) -> Self {
-        Self::at(([127, 0, 0, 1], 0).into(), router, authority)
+        Self::on(ports::listen_anywhere(), router, authority)
     }
 
     /// Serves it at `addr`.
     pub fn at(addr: SocketAddr, router: Router, authority: Option<&Authority>) -> Self {
-        let listener = TcpListener::bind(addr).unwrap();
+        Self::on(ports::listen_at(addr), router, authority)
+    }
+
+    fn on(listener: TcpListener, router: Router, authority: Option<&Authority>) -> Self {
         listener.set_nonblocking(true).unwrap();
         let addr = listener.local_addr().unwrap();
         let runtime =

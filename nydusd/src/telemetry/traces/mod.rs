@@ -29,9 +29,9 @@ pub use settings::Settings;
 use slow::SlowTraces;
 
 /// How long the last spans may take to leave at the end.
-const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
-/// The traces of this process. Dropping it sends what is left, for two seconds at most.
+/// The traces of this process. Dropping it sends what is left, for five seconds at most.
 #[derive(Debug)]
 pub struct Traces(SdkTracerProvider);
 
