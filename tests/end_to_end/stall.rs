@@ -85,28 +85,16 @@ fn threads(daemon: &Daemon) -> (usize, usize) {
     (states.len(), states.iter().filter(|state| **state == 'D').count())
 }
 
-/// What took too long in a stall.
-#[derive(Debug, Default)]
-struct Late(Vec<String>);
-
-impl Late {
-    fn note(&mut self, is_late: bool, what: impl FnOnce() -> String) {
-        if is_late {
-            self.0.push(what());
-        }
-    }
-}
-
-/// Lets `readers` run into the stall and serves others meanwhile. Answers who was late.
+/// Lets `readers` run into the stall and serves others meanwhile. Answers what took too long.
 fn serve_through_stall(
     daemon: &Daemon,
     blobs: &StallFs,
     cached: &[Piece],
     readers: &[Reader],
     rng: &mut Rng,
-) -> Late {
+) -> Vec<String> {
     let root = daemon.mountpoint();
-    let (mut latencies, mut late) = (Latencies::default(), Late::default());
+    let (mut latencies, mut late) = (Latencies::default(), Vec::new());
     let stall = blobs.stall();
     std::thread::scope(|scope| {
         let stuck: Vec<_> = readers
@@ -147,23 +135,24 @@ fn serve_through_stall(
             "the daemon served {counted} of {served} bytes: the page cache did the rest"
         );
         let unanswered = stuck.iter().filter(|reader| !reader.is_finished()).count();
-        late.note(unanswered * 2 <= readers.len(), || {
-            format!("only {unanswered} readers were stuck all the while: the others took too long")
-        });
+        if unanswered * 2 <= readers.len() {
+            late.push(format!("only {unanswered} readers were stuck all the while"));
+        }
         for (reader, stuck) in readers.iter().zip(stuck) {
             let (result, waited) = stuck.join().unwrap();
             let what = format!("{} at {}", reader.piece.path.display(), reader.piece.offset);
             let error = result.expect_err("nothing can have come from a backend that hangs");
             assert_eq!(error.raw_os_error(), Some(nix::libc::ETIMEDOUT), "{what}: {error} after {waited:?}");
-            late.note(waited > LATEST, || {
-                format!("{what}: ETIMEDOUT after {waited:?}, the deadline is {DEADLINE:?}")
-            });
+            if waited > LATEST {
+                late.push(format!("{what}: ETIMEDOUT after {waited:?}, the deadline is {DEADLINE:?}"));
+            }
         }
     });
     drop(stall);
     println!("{} stuck readers; others: {latencies}", readers.len());
-    late.note(latencies.percentile(99) >= PROMPT.0, || latencies.to_string());
-    late.note(latencies.max() >= PROMPT.1, || latencies.to_string());
+    if latencies.percentile(99) >= PROMPT.0 || latencies.max() >= PROMPT.1 {
+        late.push(latencies.to_string());
+    }
     late
 }
 
@@ -197,10 +186,10 @@ fn a_hanging_backend_delays_only_those_who_need_it() {
                 daemon.wait_for("reads succeed again", || reader.read(root).is_ok());
                 assert!(reader.read(root).unwrap() == reader.piece.content, "wrong bytes after the stall");
             }
-            if late.0.is_empty() {
+            if late.is_empty() {
                 break;
             }
-            println!("late: {:#?}", late.0);
+            println!("late: {late:#?}");
         }
     }
     image.manifest().assert_tree(root, "after the stalls");

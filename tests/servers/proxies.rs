@@ -23,15 +23,6 @@ use crate::mounting::{check, launch_file_by_file};
 /// How long it may take until what is back is asked again.
 const BACK: Duration = Duration::from_secs(60);
 
-/// Servers may write of a request some time after they have answered it.
-fn assert_comes(what: &str, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while !done() {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
 /// An image in a registry, mounted so that each file is a request of its own.
 struct Mounted {
     registry: DockerRegistry,
@@ -96,8 +87,9 @@ fn a_proxy_is_asked_and_gone_around_while_it_is_away() {
         let start = Instant::now();
         (0..20).for_each(|_| mounted.read());
         assert!(start.elapsed() < Duration::from_secs(20), "{:?} for 20 files", start.elapsed());
+        // Servers may write of a request some time after they have answered it.
         let registry = &mounted.registry;
-        assert_comes("the registry was asked", || registry.blob_requests().len() >= asked + 20);
+        mounted.daemon.wait_for("the registry was asked", || registry.blob_requests().len() >= asked + 20);
     });
     let before = proxy.requests();
     mounted.read_until("the proxy is asked again", || proxy.requests() > before + 5);
@@ -191,11 +183,12 @@ fn mirrors_are_asked_first_and_again_when_they_are_back() {
     let mut mounted = Mounted::new(registry, &json!({ "mirrors": mirrors }));
     (0..5).for_each(|_| mounted.read());
     let asked = mounted.registry.blob_requests().len();
-    assert_comes("the mirror was asked", || mirror.requests("/v2/library/").len() >= 5);
+    mounted.daemon.wait_for("the mirror was asked", || mirror.requests("/v2/library/").len() >= 5);
     let mirror = mirror.restart(|| {
         (0..20).for_each(|_| mounted.read());
+        // Servers may write of a request some time after they have answered it.
         let registry = &mounted.registry;
-        assert_comes("the registry was asked", || registry.blob_requests().len() >= asked + 20);
+        mounted.daemon.wait_for("the registry was asked", || registry.blob_requests().len() >= asked + 20);
     });
     let before = mirror.requests("/v2/library/").len();
     mounted.read_until("the mirror is asked again", || mirror.requests("/v2/library/").len() > before + 5);

@@ -1,7 +1,8 @@
 //! Bearer tokens: fetched from token services, kept for all backends of the process, renewed before they end.
 //!
 //! Invariants: a token serves only the realm, service, scope and credential that it was fetched for; at most one fetch a
-//! key is under way, when [`crate::policy::token`] says so, and it outlives the read that began it; a credential is never sent to a realm that [`may_see`] does not allow.
+//! key is under way, when [`crate::policy::token`] says so, and it outlives the read that began it; a credential is never
+//! sent to a realm that [`may_see`] does not allow.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
