@@ -17,7 +17,6 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::cli::{self, ConfigSource, FuseArgs};
-use crate::config::{Config, Parsed};
 use crate::control::{self, Listener, Setting, State};
 use crate::limits;
 use crate::mounts::{self, Image};
@@ -25,6 +24,7 @@ use crate::telemetry::logs::{Level, Logs};
 use crate::telemetry::metrics;
 use crate::transport::fuse::{FuseMount, FuseOptions};
 use crate::version;
+use nydus_config::{Config, Parsed};
 
 /// How long the cache may take to become durable at the end.
 const FLUSH_LIMIT: Duration = Duration::from_secs(30);

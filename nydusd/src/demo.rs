@@ -13,9 +13,9 @@ use nix::unistd::{geteuid, mkdtemp};
 use tokio::runtime::Runtime;
 
 use crate::cli::DemoArgs;
-use crate::config::Config;
 use crate::mounts::Image;
 use crate::transport::fuse::{FuseMount, FuseOptions};
+use nydus_config::Config;
 
 const BOOTSTRAP: &[u8] = include_bytes!("../demo/bootstrap");
 const BLOB_ID: &str = "48b2337f4433b9d6d46149e08dc464a66778ba845181271ddf59410773ce54f0";

@@ -1,7 +1,6 @@
 //! The daemon: configuration, mounts, transports, administration, telemetry.
 
 pub mod cli;
-pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod demo;

@@ -10,13 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, bail};
 use blobcache::{Blob, BlobCache, CacheOptions, CacheStorage, ErrorKind};
 use rafs::{Bootstrap, OpenOptions, Version};
-use storage::backend::http_proxy::HttpProxy;
-use storage::backend::localdisk::{LocalDisk, LocalDiskConfig};
-use storage::backend::localfs::{LocalFs, LocalFsConfig};
 use storage::backend::measured::Measured;
-use storage::backend::oss::Oss;
-use storage::backend::registry::Registry;
-use storage::backend::s3::S3;
 use storage::backend::traced::Traced;
 use storage::backend::{Backend, Priority, Request};
 use storage::blob::{BlobDescription, BlobFeatures};
@@ -27,8 +21,8 @@ use tokio::runtime::Handle;
 use tracing::field::Empty;
 use tracing::{info, warn};
 
-use crate::config::{self, CacheKind, Config};
 use crate::filesystem::Filesystem;
+use nydus_config::{CacheKind, Config};
 
 /// How long a local place may take to show that it has the blobs. One that takes longer is not refused: reads will
 /// wait for it.
@@ -92,7 +86,7 @@ impl Image {
         if let (Some(http), Some(limit)) = (place.http_mut(), cache.prefetch.bandwidth()) {
             http.prefetch_bandwidth = limit.into();
         }
-        let backend = Arc::new(Measured::new(open_backend(&place)?));
+        let backend = Arc::new(Measured::new(Arc::new(Traced::new(place.open(&COMMONS)?, place.kind()))));
         let cache = BlobCache::open(cache_options(cache, rafs)?, backend.clone(), runtime.clone())?;
         let mut blobs = Vec::with_capacity(bootstrap.blobs().len());
         for description in bootstrap.blobs() {
@@ -117,7 +111,7 @@ impl Image {
     }
 }
 
-fn work_dir(cache: &config::Cache) -> Result<Option<&Path>> {
+fn work_dir(cache: &nydus_config::Cache) -> Result<Option<&Path>> {
     match &cache.kind {
         CacheKind::File(file) => Ok(Some(&file.work_dir)),
         CacheKind::Dummy => Ok(None),
@@ -125,7 +119,7 @@ fn work_dir(cache: &config::Cache) -> Result<Option<&Path>> {
     }
 }
 
-fn cache_options(cache: &config::Cache, rafs: &config::Rafs) -> Result<CacheOptions> {
+fn cache_options(cache: &nydus_config::Cache, rafs: &nydus_config::Rafs) -> Result<CacheOptions> {
     let storage = match &cache.kind {
         CacheKind::File(file) => CacheStorage::Directory {
             work_dir: file.work_dir.clone(),
@@ -144,25 +138,6 @@ fn cache_options(cache: &config::Cache, rafs: &config::Rafs) -> Result<CacheOpti
     options.verify_on_fetch = cache.verify_on_fetch;
     options.amplify_bytes = rafs.amplify_io();
     Ok(options)
-}
-
-fn open_backend(backend: &config::Backend) -> Result<Arc<dyn Backend>> {
-    let opened: Arc<dyn Backend> = match backend {
-        config::Backend::Localfs(localfs) => Arc::new(LocalFs::new(LocalFsConfig {
-            blob_file: localfs.blob_file.clone(),
-            dir: localfs.dir.clone(),
-            alt_dirs: localfs.alt_dirs.clone(),
-        })?),
-        config::Backend::Localdisk(disk) => Arc::new(LocalDisk::new(LocalDiskConfig {
-            device_path: disk.device_path.clone(),
-            disable_gpt: disk.disable_gpt,
-        })?),
-        config::Backend::Registry(registry) => Arc::new(Registry::new((**registry).clone(), &COMMONS)?),
-        config::Backend::Oss(oss) => Arc::new(Oss::new((**oss).clone(), &COMMONS)?),
-        config::Backend::S3(s3) => Arc::new(S3::new((**s3).clone(), &COMMONS)?),
-        config::Backend::HttpProxy(server) => Arc::new(HttpProxy::new((**server).clone(), &COMMONS)?),
-    };
-    Ok(Arc::new(Traced::new(opened, backend.kind())))
 }
 
 /// Looks whether local blobs are what the bootstrap says: there, long enough, with a chunk table that belongs to them.

@@ -115,5 +115,5 @@ fn words_of_servers() {
 
 #[test]
 fn configurations() {
-    try_seeds(seeds::configurations(), 10_000, nydusd::config::fuzzing);
+    try_seeds(seeds::configurations(), 10_000, nydus_config::fuzzing);
 }

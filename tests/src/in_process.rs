@@ -26,7 +26,7 @@ pub struct Opened(Image);
 impl Opened {
     /// Opens it, or says why that is refused.
     pub fn open(bootstrap: &Path, config: &Config) -> anyhow::Result<Self> {
-        let config = nydusd::config::Config::parse(config.to_text().as_bytes(), "test")?.config;
+        let config = nydus_config::Config::parse(config.to_text().as_bytes(), "test")?.config;
         Ok(Self(Image::open(&config, bootstrap, None, RUNTIME.handle())?))
     }
 

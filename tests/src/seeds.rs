@@ -126,7 +126,7 @@ pub fn server_words() -> Vec<Seed> {
     words.map(|(name, text)| Seed { name: name.to_owned(), bytes: text.into() }).into()
 }
 
-/// Configurations in all forms, for `nydusd::config::fuzzing`: ours, and the samples in `configs/`.
+/// Configurations in all forms, for `nydus_config::fuzzing`: ours, and the samples in `configs/`.
 pub fn configurations() -> Vec<Seed> {
     let mut seeds = Vec::new();
     for form in [Form::V1, Form::V2Json, Form::V2Toml] {

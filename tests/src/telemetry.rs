@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use nydusd::config::Config;
+use nydus_config::Config;
 use nydusd::telemetry::logs::{self, Level, Logs};
 use nydusd::telemetry::traces::{Settings, Traces};
 use serde_json::json;

@@ -89,7 +89,7 @@ pub struct Mount {
     pub mountpoint: String,
     /// Since when.
     pub mounted: SystemTime,
-    /// [`crate::config::Config::to_daemon_info`] of its configuration.
+    /// [`nydus_config::Config::to_daemon_info`] of its configuration.
     pub config: Value,
 }
 

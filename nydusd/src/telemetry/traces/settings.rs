@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::config::Tracing;
+use nydus_config::Tracing;
 
 /// The path of traces under a general address (OTLP specification, "Endpoint URLs for OTLP/HTTP").
 const TRACES_PATH: &str = "v1/traces";
@@ -169,7 +169,7 @@ fn concerns_traces(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use nydus_config::Config;
 
     fn config() -> Tracing {
         let text = r#"{"version":2,"tracing":{"endpoint":"http://collector:4318/","threshold_ms":7,"headers":{"x-key":"hunter2"}}}"#;

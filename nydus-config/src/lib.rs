@@ -1,4 +1,5 @@
-//! The configuration of one mount: where its blobs come from, where they are kept, how the tree is served.
+//! The configuration of all programs. One document describes one mount: where its blobs come from, where they are
+//! kept, how the tree is served.
 //!
 //! There is one typed model, [`Config`], and there are three ways to write it: JSON and TOML after schema v2,
 //! JSON after schema v1 (docs/configuration.md). What a reader returns is valid: every range, every

@@ -615,7 +615,7 @@ fn the_samples_load_without_a_warning() {
         config.rafs().unwrap();
         let form = std::fs::read_to_string(&path).unwrap();
         assert!(!form.contains("${"), "{} needs nothing filled in", path.display());
-        let readme = include_str!("../../../configs/README.md");
+        let readme = include_str!("../../configs/README.md");
         assert!(
             readme.contains(path.file_name().unwrap().to_str().unwrap()),
             "{} in the README",
@@ -627,7 +627,7 @@ fn the_samples_load_without_a_warning() {
 
 #[test]
 fn the_manual_names_every_key() {
-    let manual = include_str!("../../../docs/configuration.md");
+    let manual = include_str!("../../docs/configuration.md");
     let sources = [
         include_str!("backend.rs"),
         include_str!("cache.rs"),

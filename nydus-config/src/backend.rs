@@ -4,12 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use storage::backend::http_proxy::HttpProxyConfig;
-use storage::backend::oss::OssConfig;
-use storage::backend::registry::RegistryConfig;
-use storage::backend::s3::S3Config;
-use storage::http::HttpOptions;
+use storage::backend::http_proxy::{HttpProxy, HttpProxyConfig};
+use storage::backend::localdisk::{LocalDisk, LocalDiskConfig};
+use storage::backend::localfs::{LocalFs, LocalFsConfig};
+use storage::backend::oss::{Oss, OssConfig};
+use storage::backend::registry::{Registry, RegistryConfig};
+use storage::backend::s3::{S3, S3Config};
+use storage::http::{Commons, HttpOptions};
 use storage::secret::Secret;
 
 use super::error::Problem;
@@ -67,6 +70,26 @@ impl Backend {
             Kind::S3 => Self::S3(Box::new(read_s3(section)?)),
             Kind::Registry => Self::Registry(Box::new(registry::read(section)?)),
             Kind::HttpProxy => Self::HttpProxy(Box::new(read_http_proxy(section)?)),
+        })
+    }
+
+    /// Opens the backend. `commons` is what all backends of the process share. No network is needed; errors are those
+    /// of the backend, such as a directory that is not there.
+    pub fn open(&self, commons: &Commons) -> storage::Result<Arc<dyn storage::backend::Backend>> {
+        Ok(match self {
+            Self::Localfs(localfs) => Arc::new(LocalFs::new(LocalFsConfig {
+                blob_file: localfs.blob_file.clone(),
+                dir: localfs.dir.clone(),
+                alt_dirs: localfs.alt_dirs.clone(),
+            })?),
+            Self::Localdisk(disk) => Arc::new(LocalDisk::new(LocalDiskConfig {
+                device_path: disk.device_path.clone(),
+                disable_gpt: disk.disable_gpt,
+            })?),
+            Self::Registry(registry) => Arc::new(Registry::new((**registry).clone(), commons)?),
+            Self::Oss(oss) => Arc::new(Oss::new((**oss).clone(), commons)?),
+            Self::S3(s3) => Arc::new(S3::new((**s3).clone(), commons)?),
+            Self::HttpProxy(server) => Arc::new(HttpProxy::new((**server).clone(), commons)?),
         })
     }
 
