@@ -12,6 +12,8 @@ pub mod api;
 pub mod collector;
 pub mod config;
 pub mod daemon;
+#[cfg(test)]
+mod documents;
 pub mod exposition;
 pub mod fixtures;
 pub mod in_process;
