@@ -1,4 +1,7 @@
 //! Blobs from a plain HTTP server that has them by their ids, over TCP or a unix socket.
+//!
+//! The one that image converters open on a socket answers 200 with the bytes of the range and nothing else, chunked
+//! (spec/orchestrators.md §9); over a socket such an answer is told from one that is the whole object by its length.
 
 use std::path::PathBuf;
 
@@ -46,7 +49,8 @@ impl HttpProxy {
             (Url::parse(&format!("{}{slash}{path}/", addr.trim_end_matches('/'))), Way::Direct)
         };
         let base = base.map_err(|_| Error::invalid("http-proxy", "addr and path make no address"))?;
-        let files = Files { place: format!("http-proxy {}", config.addr), base };
+        let is_socket = matches!(way, Way::Unix(_));
+        let files = Files { place: format!("http-proxy {}", config.addr), base, is_socket };
         Ok(Self { fetcher: Fetcher::new(files, &config.http, way, commons)? })
     }
 }
@@ -63,6 +67,7 @@ impl Remote for HttpProxy {
 pub(crate) struct Files {
     place: String,
     base: Url,
+    is_socket: bool,
 }
 
 /// The address may hold a password.
@@ -92,6 +97,10 @@ impl Server for Files {
                 _ => Err(route.failure(answer, &self.name(blob), &self.place).await),
             }
         })
+    }
+
+    fn may_send_bare_ranges(&self) -> bool {
+        self.is_socket
     }
 
     fn name(&self, blob: &BlobId) -> String {

@@ -49,6 +49,11 @@ pub(crate) trait Server: Send + Sync + std::fmt::Debug + 'static {
     /// What `route` sent of `blob` was wrong: whatever was remembered of the way there is forgotten.
     fn forget(&self, _route: &Route, _blob: &BlobId) {}
 
+    /// Whether it may answer 200 with the bytes of the range alone, as [`Part::allowing_bare`] takes them.
+    fn may_send_bare_ranges(&self) -> bool {
+        false
+    }
+
     /// The object, for errors.
     fn name(&self, blob: &BlobId) -> String;
 
@@ -153,6 +158,7 @@ impl<S: Server> Fetcher<S> {
 
     /// Asks until all of `part` has come or nothing more can be done; then, why.
     async fn fetch(&self, blob: &BlobId, part: Part, request: Request) -> (Part, Option<Error>) {
+        let part = part.allowing_bare(self.shared.server.may_send_bare_ranges());
         request.attempts.limit(self.retry_limit.into());
         let tries = Tries::new(request.priority, request.deadline, request.attempts.clone());
         let (start, shared) = (Instant::now(), &self.shared);

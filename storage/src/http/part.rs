@@ -1,6 +1,8 @@
 //! A range of an object on its way: bytes gathered from one answer after another, each of which is made to prove
 //! that it is an answer to what was asked.
 
+use std::collections::VecDeque;
+
 use bytes::{Bytes, BytesMut};
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderValue};
@@ -26,13 +28,20 @@ pub(crate) struct Part {
     sends: Sends,
     /// Told what comes.
     arrivals: Option<Arrivals>,
+    /// An answer of 200 may be the range, where others send the object.
+    bare_allowed: bool,
 }
 
 impl Part {
     /// `len` bytes from `offset`: at least one, and the last one has an address.
     pub(crate) fn new(offset: u64, len: u64) -> Self {
         let (data, sends) = (BytesMut::new(), Sends::default());
-        Self { offset, len, data, total: None, sends, arrivals: None }
+        Self { offset, len, data, total: None, sends, arrivals: None, bare_allowed: false }
+    }
+
+    /// The part, with an answer of 200 that is as long as what was asked for taken as the range, if `allowed`.
+    pub(crate) fn allowing_bare(self, allowed: bool) -> Self {
+        Self { bare_allowed: allowed, ..self }
     }
 
     /// The part, which tells what comes of it from now on.
@@ -47,7 +56,8 @@ impl Part {
 
     /// The part with all that has come; what remains is the same range and nothing of it, and tells nothing.
     pub(crate) fn take_progress(&mut self) -> Self {
-        let fresh = Self { sends: self.sends(), ..Self::new(self.offset, self.len) };
+        let fresh =
+            Self { sends: self.sends(), bare_allowed: self.bare_allowed, ..Self::new(self.offset, self.len) };
         std::mem::replace(self, fresh)
     }
 
@@ -104,6 +114,7 @@ impl Part {
         }
         match answer.status() {
             StatusCode::PARTIAL_CONTENT => self.fill_from_range(answer, what).await,
+            StatusCode::OK if self.bare_allowed => self.fill_from_either(answer, what).await,
             StatusCode::OK => self.fill_from_whole(answer, what).await,
             StatusCode::RANGE_NOT_SATISFIABLE => {
                 let total = answer.header(CONTENT_RANGE).and_then(|text| text.strip_prefix("bytes */"));
@@ -134,18 +145,47 @@ impl Part {
         if end < last && total == Some(end + 1) {
             return Err(Failure::Refused(self.beyond_the_end(what)));
         }
-        self.gather(answer, 0, end - start + 1).await
+        self.gather(Body::of(answer), 0, end - start + 1).await
     }
 
     /// The server does not know ranges, and sends everything.
     async fn fill_from_whole(&mut self, answer: Answer, what: &str) -> Result<(), Failure> {
-        let (first, last) = self.wanted();
+        let (_, last) = self.wanted();
         if let Some(total) = answer.content_length() {
             self.learn_total(total)?;
             if total <= last {
                 return Err(Failure::Refused(self.beyond_the_end(what)));
             }
         }
+        self.skip_to(Body::of(answer), what).await
+    }
+
+    /// The server sends either everything or the range, and does not say which. Lengths tell: an object that has the
+    /// range and more before it is longer than the range, and one that begins with the range begins with the same bytes.
+    /// Only an object that ends before the range does can look like it; the digests of its chunks do not.
+    async fn fill_from_either(&mut self, answer: Answer, what: &str) -> Result<(), Failure> {
+        let (first, last) = self.wanted();
+        let len = last - first + 1;
+        match answer.content_length() {
+            Some(told) if told < len => return Err(Failure::Refused(self.beyond_the_end(what))),
+            Some(told) if told == len => return self.gather(Body::of(answer), 0, len).await,
+            Some(_) => return self.fill_from_whole(answer, what).await,
+            None if first == 0 => return self.gather(Body::of(answer), 0, len).await,
+            None => {}
+        }
+        let mut body = Body::of(answer);
+        match body.peek(len).await? {
+            Peeked::Ends(found) if found == len => self.gather(body, 0, len).await,
+            Peeked::Ends(found) => {
+                Err(Failure::Broken(format!("the body ended after {found} bytes, {len} were asked for")))
+            }
+            Peeked::GoesOn => self.skip_to(body, what).await,
+        }
+    }
+
+    /// Takes what is wanted of a body that is the whole object.
+    async fn skip_to(&mut self, body: Body, what: &str) -> Result<(), Failure> {
+        let (first, last) = self.wanted();
         if first > MAX_SKIP {
             return Err(Failure::Refused(Error::invalid(
                 what,
@@ -155,16 +195,16 @@ impl Part {
                 ),
             )));
         }
-        self.gather(answer, first, last - first + 1).await
+        self.gather(body, first, last - first + 1).await
     }
 
     /// Skips `skip` bytes of the body and takes the next `len`.
-    async fn gather(&mut self, mut answer: Answer, mut skip: u64, len: u64) -> Result<(), Failure> {
+    async fn gather(&mut self, mut body: Body, mut skip: u64, len: u64) -> Result<(), Failure> {
         // At most MAX_READ, which the caller has checked, and pages that nothing is written to cost nothing.
         self.data.reserve(self.missing() as usize);
         let mut missing = len;
         while missing > 0 {
-            let Some(mut chunk) = answer.chunk().await? else {
+            let Some(mut chunk) = body.chunk().await? else {
                 return Err(Failure::Broken(format!("the body ended {missing} bytes early")));
             };
             let skipped = skip.min(chunk.len() as u64);
@@ -203,6 +243,46 @@ impl Part {
             None => String::new(),
         };
         Error::corrupt(what, format!("range {}+{} is beyond the end{size}", self.offset, self.len))
+    }
+}
+
+/// The bytes of an answer, some of which have been looked at.
+struct Body {
+    answer: Answer,
+    peeked: VecDeque<Bytes>,
+}
+
+/// What there is of a body.
+enum Peeked {
+    /// So many bytes, and no more.
+    Ends(u64),
+    /// More than was asked about.
+    GoesOn,
+}
+
+impl Body {
+    fn of(answer: Answer) -> Self {
+        Self { answer, peeked: VecDeque::new() }
+    }
+
+    /// Whether there are more than `len` bytes. They are kept: with what came along with the last of them.
+    async fn peek(&mut self, len: u64) -> Result<Peeked, Failure> {
+        let mut found = 0;
+        while let Some(chunk) = self.answer.chunk().await? {
+            found += chunk.len() as u64;
+            self.peeked.push_back(chunk);
+            if found > len {
+                return Ok(Peeked::GoesOn);
+            }
+        }
+        Ok(Peeked::Ends(found))
+    }
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
+        match self.peeked.pop_front() {
+            Some(chunk) => Ok(Some(chunk)),
+            None => self.answer.chunk().await,
+        }
     }
 }
 

@@ -475,3 +475,56 @@ async fn the_plain_server_keeps_the_laws_over_a_socket() {
     })
     .await;
 }
+
+/// A backend whose blobs are behind the socket at `path`.
+fn behind(path: &std::path::Path) -> HttpProxy {
+    let addr = SecretUrl::new(path.to_str().unwrap());
+    let config = HttpProxyConfig { addr, path: String::new(), http: HttpOptions::default() };
+    HttpProxy::new(config, &Commons::new()).unwrap()
+}
+
+#[tokio::test]
+async fn over_a_socket_an_answer_of_200_may_be_the_range_or_the_object() {
+    const SIZE: usize = 300_000;
+    let whole = content(SIZE);
+    let ranges = [(0, 1), (0, 5000), (0, SIZE), (1, 1), (1, 299_999), (150_000, 150_000), (299_999, 1)];
+    for (chunked, bare) in [(false, false), (false, true), (true, false), (true, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let object = whole.clone();
+        let double = Double::unix(&dir.path().join("socket"), move |seen| {
+            let (first, last) = seen.range();
+            let end = object.len().min(last as usize + 1);
+            let body = if bare { object[first as usize..end].to_vec() } else { object.clone() };
+            let len = body.len();
+            match chunked {
+                // The body ends when the connection says so.
+                true => Reply::new(200, body).cut(len, Cut::End),
+                false => Reply::new(200, body),
+            }
+        });
+        let backend = behind(&dir.path().join("socket"));
+        for (offset, len) in ranges {
+            let read = read(&backend, offset as u64, len as u64).await.unwrap();
+            assert!(read == whole[offset..offset + len], "chunked {chunked}, bare {bare}: {offset}+{len}");
+        }
+        assert_eq!(double.seen().len(), ranges.len(), "chunked {chunked}, bare {bare}");
+        if !chunked {
+            let error = read(&backend, 299_999, 2).await.unwrap_err();
+            assert!(matches!(error, Error::Corrupt { .. }), "bare {bare}: {error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn over_tcp_an_answer_of_200_is_the_object() {
+    let double = Double::new(|seen| {
+        let (first, last) = seen.range();
+        Reply::new(200, content(300_000)[first as usize..=last as usize].to_vec())
+    })
+    .await;
+    let addr = SecretUrl::new(format!("http://{}", double.addr));
+    let config = HttpProxyConfig { addr, path: String::new(), http: HttpOptions::default() };
+    let backend = HttpProxy::new(config, &Commons::new()).unwrap();
+    let error = read(&backend, 1000, 100).await.unwrap_err();
+    assert!(error.to_string().contains("is beyond the end, it has 100 bytes"), "{error}");
+}
