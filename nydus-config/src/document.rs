@@ -4,10 +4,11 @@
 //! schema v1. With both, v2 goes first, and v1 has its turn only if the text lacks the shape of v2: a v2 text
 //! with a bad value is a bad text.
 
+use super::backend::{Backend, Kind};
 use super::error::{Error, Problem};
 use super::node::{Node, Table};
-use super::section::Section;
-use super::{MAX_TEXT, Parsed, v1, v2};
+use super::section::{Section, quote};
+use super::{Config, MAX_TEXT, Parsed, v1, v2};
 
 /// Why a text is no configuration; the origin is not known yet.
 pub(super) enum Failure {
@@ -35,30 +36,49 @@ impl Failure {
 
 /// The configuration in `text`.
 pub(super) fn parse(text: &[u8]) -> Result<Parsed, Failure> {
+    let text = checked(text)?;
+    if text.trim_start().starts_with('{') { parse_json(text) } else { parse_toml(text) }
+}
+
+/// A configuration of one backend alone: its kind, and its keys as a JSON object.
+pub(super) fn parse_backend(kind: &str, settings: &[u8]) -> Result<Parsed, Failure> {
+    let Some((_, kind)) = Kind::ALL.into_iter().find(|(name, _)| *name == kind) else {
+        let names = Kind::ALL.map(|(name, _)| name).join(", ");
+        let found = quote(kind);
+        return Err(Failure::Unrecognised(format!("unknown backend type {found}, expected one of {names}")));
+    };
+    let root = json_object(checked(settings)?)?;
+    let (backend, warnings) = Section::read_root(root, |section| Backend::read(kind, section))?;
+    Ok(Parsed { config: Config { backend: Some(backend), ..Config::empty() }, warnings })
+}
+
+/// The text, if it can be one.
+fn checked(text: &[u8]) -> Result<&str, Failure> {
     if text.len() > MAX_TEXT {
         return Err(Failure::TooLong);
     }
     let text = std::str::from_utf8(text).map_err(|error| {
         Failure::Unrecognised(format!("not a configuration: not UTF-8 at byte {}", error.valid_up_to()))
     })?;
-    let start = text.trim_start();
-    if start.is_empty() {
+    if text.trim_start().is_empty() {
         return Err(Failure::Unrecognised("not a configuration: the text is empty".to_owned()));
     }
-    if start.starts_with('{') { parse_json(text) } else { parse_toml(text) }
+    Ok(text)
+}
+
+fn json_object(text: &str) -> Result<Table, Failure> {
+    match Node::from_json(text) {
+        Ok(Node::Table(root)) => Ok(root),
+        Ok(other) => {
+            let found = other.describe(false);
+            Err(Failure::Unrecognised(format!("not a configuration: expected a JSON object, found {found}")))
+        }
+        Err(detail) => Err(Failure::Unrecognised(format!("not valid JSON: {detail}"))),
+    }
 }
 
 fn parse_json(text: &str) -> Result<Parsed, Failure> {
-    let root = match Node::from_json(text) {
-        Ok(Node::Table(root)) => root,
-        Ok(other) => {
-            let found = other.describe(false);
-            return Err(Failure::Unrecognised(format!(
-                "not a configuration: expected a JSON object, found {found}"
-            )));
-        }
-        Err(detail) => return Err(Failure::Unrecognised(format!("not valid JSON: {detail}"))),
-    };
+    let root = json_object(text)?;
     let (has_version, has_device) = (has(&root, "version"), has(&root, "device"));
     match (has_version, has_device) {
         (true, false) => Ok(read_v2(root)?),

@@ -107,14 +107,31 @@ impl Config {
         document::parse(text).map_err(|failure| failure.at(origin))
     }
 
+    /// A configuration of one backend and nothing else, as `--backend-type kind --backend-config settings` gives it:
+    /// `settings` is a JSON object of the keys that a backend of this kind has in either schema. `origin` says in errors
+    /// where it comes from; keys are named without a prefix.
+    pub fn for_backend(kind: &str, settings: &[u8], origin: &str) -> Result<Parsed, Error> {
+        document::parse_backend(kind, settings).map_err(|failure| failure.at(origin))
+    }
+
     /// What `--localfs-dir dir` stands for: blobs and their cache both lie in `dir`.
     pub fn for_localfs_dir(dir: &Path) -> Self {
         Self {
-            id: String::new(),
             backend: Some(Backend::Localfs(Localfs { dir: Some(dir.to_owned()), ..Localfs::default() })),
-            external_backends: Vec::new(),
             cache: Some(Cache::file(dir)),
             rafs: Some(Rafs::default()),
+            ..Self::empty()
+        }
+    }
+
+    /// Nothing is given.
+    fn empty() -> Self {
+        Self {
+            id: String::new(),
+            backend: None,
+            external_backends: Vec::new(),
+            cache: None,
+            rafs: None,
             overlay: None,
             tracing: None,
         }

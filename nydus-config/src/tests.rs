@@ -351,7 +351,10 @@ fn wrong_types_and_values_name_key_expected_and_found() {
             v2_backend("oss", json!({"endpoint": "e", "bucket_name": "b", "access_key_id": "i"})),
             "backend.oss.access_key_secret: missing",
         ),
-        (v2_backend("s3", json!({"region": "r", "bucket_name": "b"})), "backend.s3.endpoint: missing"),
+        (
+            v2_backend("s3", json!({"endpoint": "", "region": "r", "bucket_name": "b"})),
+            "backend.s3.endpoint: missing",
+        ),
         (
             v2_backend("s3", json!({"endpoint": "", "region": "r", "bucket_name": "b", "addressing": "x"})),
             r#"backend.s3.addressing: expected one of "path", "virtual""#,
@@ -696,4 +699,41 @@ fn the_environment_says_who_we_are_and_what_is_sent() {
     let bytes = OsString::from_vec(vec![0xff]);
     let error = ok(text).apply([("NYDUS_HEADER_X".into(), bytes)].into_iter()).unwrap_err().to_string();
     assert!(error.contains("NYDUS_HEADER_X") && error.contains("UTF-8"), "{error}");
+}
+
+#[test]
+fn one_backend_alone_is_read_as_in_a_configuration() {
+    let parse = |kind: &str, text: &str| Config::for_backend(kind, text.as_bytes(), "--backend-config");
+    let cases = [
+        ("localfs", json!({"dir": "/blobs", "alt_dirs": ["/more"]})),
+        ("localdisk", json!({"device_path": "/dev/sdx"})),
+        ("registry", json!({"scheme": "http", "host": "example.com", "repo": "a/b", "auth": "dTpw"})),
+        (
+            "s3",
+            json!({"endpoint": "", "region": "r", "bucket_name": "b", "access_key_id": "k", "access_key_secret": "s"}),
+        ),
+        ("oss", json!({"endpoint": "e", "bucket_name": "b", "access_key_id": "k", "access_key_secret": "s"})),
+        ("http-proxy", json!({"addr": "/run/socket"})),
+    ];
+    for (kind, settings) in cases {
+        let alone = parse(kind, &settings.to_string()).unwrap();
+        let mut backend = json!({"type": kind});
+        backend[kind] = settings;
+        let whole = ok(&json!({"version": 2, "backend": backend}).to_string());
+        assert_eq!((&alone.config, &alone.warnings[..]), (&whole, &[][..]), "{kind}");
+    }
+    for (kind, text, expected) in [
+        ("tape", "{}", "--backend-config: unknown backend type \"tape\", expected one of localfs,"),
+        ("localdisk", "{}", "--backend-config: device_path: missing"),
+        ("registry", r#"{"host": 1}"#, "--backend-config: host: expected a text, found"),
+        ("localfs", "[]", "--backend-config: not a configuration: expected a JSON object"),
+        ("localfs", "{", "--backend-config: not valid JSON"),
+        ("localfs", " ", "--backend-config: not a configuration: the text is empty"),
+        ("s3", "\u{feff}{}", "--backend-config: not valid JSON"),
+    ] {
+        let error = parse(kind, text).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{kind} {text}: {error}");
+    }
+    let unknown = parse("localfs", r#"{"dir": "/blobs", "colour": 1}"#).unwrap();
+    assert_eq!(unknown.warnings[0].to_string(), "colour: unknown key, ignored");
 }
