@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use storage::blob::{BlobDescription, Compressor, DigestSource};
+use storage::blob::{BlobDescription, ChunkDescription, Compressor, DigestSource};
 use storage::digest::{Digest, Digester};
 
 use crate::directory::Entries;
@@ -263,6 +263,24 @@ impl Bootstrap {
             Tree::V5(tree) => extent::Inner::V5(tree.extents(ino, offset, len)?),
             Tree::V6(tree) => extent::Inner::V6(tree.extents(ino, offset, len)?),
         }))
+    }
+
+    /// v6: the chunk that a record of the chunk table describes, by the numbers that [`DigestSource::digest_index`] gives,
+    /// and its digest. `None` if the record is unusable. It is right only for chunks that are stored on their own: of the
+    /// members of batches and ZRan contexts the blob's own table tells more, and another thing.
+    pub fn recorded_chunk(&self, record: u32) -> Option<(ChunkDescription, Digest)> {
+        match &self.tree {
+            Tree::V5(_) => None,
+            Tree::V6(tree) => tree.recorded_chunk(record),
+        }
+    }
+
+    /// Bytes of a block: v6 counts in them where chunks lie in uncompressed blobs.
+    pub fn block_size(&self) -> u64 {
+        match &self.tree {
+            Tree::V5(_) => 4096,
+            Tree::V6(tree) => tree.block_size(),
+        }
     }
 
     /// The files and directories that the image's builder thought worth fetching first. A directory means all

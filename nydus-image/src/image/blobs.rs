@@ -1,6 +1,7 @@
 //! From extents to checked bytes: which unit holds a chunk, and which digest it must have.
 //!
-//! What a blob says of itself, its chunk table and digests, is loaded when the first of its chunks is wanted.
+//! The records of the bootstrap tell most of it. What a blob says of itself, its chunk table and digests, is loaded when
+//! the first chunk is wanted of which they tell too little.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -95,30 +96,32 @@ impl Blobs {
             return Err(storage::Error::Invalid { what: "extent".into(), detail }.into());
         };
         let chunk = |stored| ChunkDescription { index, uncompressed_offset, uncompressed_size, stored };
+        let place = (uncompressed_offset, uncompressed_size);
+        let record_key = |stored: StoredChunk, digest| {
+            let place = (uncompressed_offset, u64::from(uncompressed_size));
+            let stored = (stored.compressed_offset, stored.compressed_size, stored.flags.bits());
+            Key::Record { blob: blob_index, index, place, stored, digest }
+        };
         let (key, unit, digest) = match record {
             Some((stored, digest)) => {
-                let place = (uncompressed_offset, u64::from(uncompressed_size));
-                let how = (stored.compressed_offset, stored.compressed_size, stored.flags.bits());
-                let key = Key::Record { blob: blob_index, index, place, stored: how, digest };
-                (key, Unit::single(blob, chunk(stored))?, (!digest.is_zero()).then_some(digest))
+                let unit = Unit::single(blob, chunk(stored))?;
+                (record_key(stored, digest), unit, (!digest.is_zero()).then_some(digest))
             }
             None if blob.is_tarfs() => {
                 let stored = in_place(uncompressed_offset, uncompressed_size);
-                let place = (uncompressed_offset, u64::from(uncompressed_size));
-                let how = (stored.compressed_offset, stored.compressed_size, stored.flags.bits());
-                let key =
-                    Key::Record { blob: blob_index, index, place, stored: how, digest: Digest([0; 32]) };
-                (key, Unit::single(blob, chunk(stored))?, None)
+                (record_key(stored, Digest([0; 32])), Unit::single(blob, chunk(stored))?, None)
             }
-            None => {
-                let unit = self.table(blob, metadata).await?.unit(blob, index)?;
-                let first = unit.members.first().map_or(index, |chunk| chunk.index);
-                (
-                    Key::Table { blob: blob_index, first },
-                    unit,
-                    self.digest(blob, metadata, index, uncompressed_offset).await?,
-                )
-            }
+            None => match self.whole_record(blob, metadata, index, place).await? {
+                Some((chunk, digest)) => {
+                    (record_key(chunk.stored, digest), Unit::single(blob, chunk)?, Some(digest))
+                }
+                None => {
+                    let unit = self.table(blob, metadata).await?.unit(blob, index)?;
+                    let first = unit.members.first().map_or(index, |chunk| chunk.index);
+                    let digest = self.digest(blob, metadata, index, uncompressed_offset).await?;
+                    (Key::Table { blob: blob_index, first }, unit, digest)
+                }
+            },
         };
         let found = unit.members.iter().enumerate().find(|(_, member)| member.index == index);
         let (member, description) = match found {
@@ -194,8 +197,46 @@ impl Blobs {
     }
 
     async fn table<'a>(&self, blob: &BlobDescription, metadata: &'a Metadata) -> Result<&'a ChunkTable> {
-        let table = ChunkTable::fetch(blob, self.backend.as_ref(), request());
-        Ok(metadata.table.get_or_try_init(|| table).await?)
+        let table = async || {
+            let fetched = ChunkTable::fetch(blob, self.backend.as_ref(), request()).await;
+            fetched.map_err(|error| match blob.features.contains(BlobFeatures::BATCH) {
+                true => error.within("chunks in batches are found by the chunk table of their blob only"),
+                false => error,
+            })
+        };
+        Ok(metadata.table.get_or_try_init(table).await?)
+    }
+
+    /// The bootstrap's record of a chunk at `place` (offset and size, uncompressed), if all that is needed to read the
+    /// chunk is in it. Image converters hand out the data of a blob without the chunk table behind it.
+    async fn whole_record(
+        &self,
+        blob: &BlobDescription,
+        metadata: &Metadata,
+        index: u32,
+        place: (u64, u32),
+    ) -> Result<Option<(ChunkDescription, Digest)>> {
+        // Of batches and ZRan contexts records tell too little, and of gzip no exact size.
+        let in_units = blob.features.intersects(BlobFeatures::BATCH | BlobFeatures::ZRAN);
+        if in_units || blob.compressor == Compressor::Gzip {
+            return Ok(None);
+        }
+        let record = self.record(blob, metadata, index).await?;
+        Ok(record.filter(|(chunk, _)| (chunk.uncompressed_offset, chunk.uncompressed_size) == place))
+    }
+
+    /// What the bootstrap of a v6 image says of a chunk, and its digest; `None` if it has none of it.
+    async fn record(
+        &self,
+        blob: &BlobDescription,
+        metadata: &Metadata,
+        index: u32,
+    ) -> Result<Option<(ChunkDescription, Digest)>> {
+        let records =
+            metadata.index.get_or_try_init(async || self.bootstrap.digest_index(blob.index)).await?;
+        let found = records.binary_search_by_key(&index, |(chunk, _)| *chunk).ok();
+        let record = found.and_then(|found| self.bootstrap.recorded_chunk(records[found].1));
+        Ok(record.filter(|(_, digest)| !digest.is_zero()))
     }
 
     /// The digest of a v6 chunk: what the bootstrap says, else what the blob says; `None` if neither has one.
@@ -210,12 +251,8 @@ impl Blobs {
         if blob.compressor == Compressor::Gzip && !blob.features.contains(BlobFeatures::CHUNK_INFO_V2) {
             return Ok(None);
         }
-        let records =
-            metadata.index.get_or_try_init(async || self.bootstrap.digest_index(blob.index)).await?;
-        if let Ok(found) = records.binary_search_by_key(&index, |(chunk, _)| *chunk)
-            && let Some((digest, offset)) = self.bootstrap.digest(records[found].1)
-            && offset == uncompressed_offset
-            && !digest.is_zero()
+        if let Some((chunk, digest)) = self.record(blob, metadata, index).await?
+            && chunk.uncompressed_offset == uncompressed_offset
         {
             return Ok(Some(digest));
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use storage::blob::{BlobDescription, DigestSource, Extent};
+use storage::blob::{BlobDescription, ChunkDescription, DigestSource, Extent};
 use storage::digest::Digest;
 
 use super::layout::{CHUNK_ADDRESSES, CHUNK_SIZE_BITS, ChunkAddress};
@@ -142,6 +142,21 @@ pub(super) fn check_record(tree: &Tree, at: u64, record: &ChunkRecord) -> Result
     blob_limits::uncompressed_range(image, at + 56, blob, offset, size.into())
 }
 
+impl Tree {
+    /// The chunk that a record describes, and its digest; `None` if the record is unusable.
+    pub(crate) fn recorded_chunk(&self, number: u32) -> Option<(ChunkDescription, Digest)> {
+        let record = self.chunk_table().get(number as usize)?;
+        check_record(self, 80 * u64::from(number), record).ok()?;
+        let chunk = ChunkDescription {
+            index: record.index.get(),
+            uncompressed_offset: record.uncompressed_offset.get(),
+            uncompressed_size: record.uncompressed_size.get(),
+            stored: record.stored(),
+        };
+        Some((chunk, record.digest()))
+    }
+}
+
 impl DigestSource for Tree {
     fn digest_index(&self, blob_index: u32) -> storage::Result<Vec<(u32, u32)>> {
         let mut index: Vec<(u32, u32)> = self
@@ -157,9 +172,7 @@ impl DigestSource for Tree {
     }
 
     fn digest(&self, record: u32) -> Option<(Digest, u64)> {
-        let number = record;
-        let record = self.chunk_table().get(number as usize)?;
-        check_record(self, 80 * u64::from(number), record).ok()?;
-        Some((record.digest(), record.uncompressed_offset.get()))
+        let (chunk, digest) = self.recorded_chunk(record)?;
+        Some((digest, chunk.uncompressed_offset))
     }
 }
