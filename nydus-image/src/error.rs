@@ -60,6 +60,9 @@ pub enum Error {
     /// A bootstrap could not be read or written.
     #[error(transparent)]
     Rafs(#[from] rafs::Error),
+    /// A configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] nydus_config::Error),
     /// A blob could not be written.
     #[error(transparent)]
     Blob(#[from] storage::Error),

@@ -12,7 +12,7 @@
 //! [`storage`]. Invariant: an image follows from its source and its options. Number of threads, order of directory
 //! entries and time of day make no difference; where the source changes under the build, the build fails.
 
-pub mod backend;
+pub mod blob_source;
 pub mod builder;
 pub mod cache_files;
 pub mod chunkdict;
@@ -36,6 +36,7 @@ pub mod prefetch;
 pub mod progress;
 pub mod reference;
 pub mod repack;
+pub mod serial;
 pub mod signals;
 pub mod source;
 pub mod stat;

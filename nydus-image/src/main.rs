@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use nydus_image::cli::{Cli, Command};
+use nydus_image::cli::Cli;
 use nydus_image::{Error, Result, command, logs, signals};
 
 fn main() -> ExitCode {
@@ -27,18 +27,5 @@ fn run(cli: Cli) -> Result<()> {
     };
     signals::init()?;
     logs::init(cli.global.log_level, cli.global.log_file.as_deref())?;
-    match command {
-        Command::Create(args) => command::create::run(&args, &cli.global),
-        Command::Merge(args) => command::merge::run(&args, &cli.global),
-        Command::Check(args) => command::check::run(&args, &cli.global),
-        Command::Inspect(args) => command::inspect::run(&args),
-        Command::Stat(args) => command::stat::run(&args, &cli.global),
-        Command::Unpack(args) => command::unpack::run(&args),
-        Command::Export(args) => command::export::run(&args),
-        Command::Compact(args) => command::compact::run(&args, &cli.global),
-        Command::Optimize(args) => command::optimize::run(&args, &cli.global),
-        Command::Chunkdict(args) => command::chunkdict::run(&args, &cli.global),
-        Command::Completions { shell } => command::manual::completions(shell),
-        Command::Man { directory } => command::manual::man(&directory),
-    }
+    command::run(command, &cli.global)
 }

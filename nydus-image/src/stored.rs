@@ -47,7 +47,7 @@ pub struct StoredUnit {
 impl Blobs {
     /// Blobs that `backend` has.
     pub fn new(backend: Arc<dyn Backend>) -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         Ok(Self { backend, runtime: runtime.map_err(|source| Error::Threads { source })? })
     }
 

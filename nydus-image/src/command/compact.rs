@@ -28,8 +28,8 @@ pub fn run(args: &CompactArgs, global: &GlobalArgs) -> Result<()> {
         None => HashSet::new(),
     };
     let is_elsewhere = args.backend.backend_type.is_some() || args.backend.config.is_some();
-    let place = args.backend.place(None, (!is_elsewhere).then(|| args.blob_dir.clone()))?;
-    let blobs = Blobs::new(place.open(&[])?)?;
+    let source = args.backend.blob_source(None, (!is_elsewhere).then(|| args.blob_dir.clone()))?;
+    let blobs = Blobs::new(source.open(&[])?)?;
     let policy = Policy {
         min_used_ratio: args.min_used_ratio,
         compact_blob_size: args.compact_blob_size,

@@ -18,8 +18,8 @@ const BUFFER: usize = 1 << 18;
 pub fn run(args: &ExportArgs) -> Result<()> {
     let path = args.bootstrap.path();
     let bootstrap = Bootstrap::open(&path, &OpenOptions::default())?;
-    let place = args.backend.place(None, args.blob_dir.clone())?;
-    let backend = place.open(bootstrap.blobs())?;
+    let source = args.backend.blob_source(None, args.blob_dir.clone())?;
+    let backend = source.open(bootstrap.blobs())?;
     let image = Image::new(bootstrap, backend, super::threads(args.threads))?;
     let output = args.output.clone().unwrap_or_else(|| {
         let mut name = path.into_os_string();

@@ -23,8 +23,8 @@ pub fn run(args: &OptimizeArgs, global: &GlobalArgs) -> Result<()> {
     let list = PrefetchList::load(&args.prefetch_files)?;
     let mut image = trace.timed("load_bootstrap", || Layer::load(&args.bootstrap))?;
     let descriptions: Vec<_> = image.blobs.iter().map(|blob| Arc::new(blob.description.clone())).collect();
-    let place = args.backend.place(args.blob.clone(), args.blob_dir.clone())?;
-    let blobs = Blobs::new(place.open(&descriptions)?)?;
+    let source = args.backend.blob_source(args.blob.clone(), args.blob_dir.clone())?;
+    let blobs = Blobs::new(source.open(&descriptions)?)?;
     let out = Target::create_in(directory)?;
     let optimized = trace.timed("dump_blob", || optimize(&mut image, &blobs, &list, out))?;
     let bootstrap = write_bootstrap(&image.tree, &image.blobs, &image.options)?;

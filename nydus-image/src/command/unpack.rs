@@ -17,8 +17,8 @@ const BUFFER: usize = 1 << 18;
 /// Writes the tar; under its name only when it is whole.
 pub fn run(args: &UnpackArgs) -> Result<()> {
     let bootstrap = Bootstrap::open(&args.bootstrap.path(), &OpenOptions::default())?;
-    let place = args.backend.place(args.blob.clone(), args.blob_dir.clone())?;
-    let backend = place.open(bootstrap.blobs())?;
+    let source = args.backend.blob_source(args.blob.clone(), args.blob_dir.clone())?;
+    let backend = source.open(bootstrap.blobs())?;
     let image = Image::new(bootstrap, backend, super::threads(args.threads))?;
     if args.output.as_os_str() == "-" {
         return write(&image, io::stdout().lock(), Path::new("standard output")).map(drop);

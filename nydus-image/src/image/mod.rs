@@ -84,7 +84,7 @@ impl Image {
             .worker_threads(1)
             .max_blocking_threads(threads)
             .thread_name("decode")
-            .enable_time()
+            .enable_all()
             .build()
             .map_err(|source| Error::Threads { source })?;
         Ok(Self { blobs: Arc::new(Blobs::new(bootstrap, backend)), threads, runtime })
