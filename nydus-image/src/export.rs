@@ -20,7 +20,8 @@ pub fn export(
     let Some(layout) = bootstrap.disk_layout()? else {
         return Err(Error::Usage("export: RAFS v5 is no file system that the kernel mounts".into()));
     };
-    let mut hasher = verity.then(Hasher::default);
+    // 512 or 4096.
+    let mut hasher = verity.then(|| Hasher::new(bootstrap.block_size() as usize));
     let mut position = 0;
     let mut write = |bytes: &[u8]| {
         position += bytes.len() as u64;

@@ -1,7 +1,8 @@
 //! Layers laid over each other: many bootstraps become one, and no chunk is touched (spec/rafs-v5.md §12.4).
 //!
 //! Invariant: blobs of the result have each id once, in the order in which the result's files first use them; what
-//! nobody uses is gone. Whiteouts are those of OCI layers, and none is left, not even of the lowest layer.
+//! nobody uses is gone. Plain tars (tarfs) are all there, in the order of the layers: who mounts the result hands the
+//! kernel a device for each layer, in that order. Whiteouts are those of OCI layers, and none is left, not even of the lowest layer.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -105,6 +106,10 @@ impl Merger {
         let numbering = Numbering::of(&tree)?;
         let mut blobs = Vec::new();
         let mut places: Vec<Option<u32>> = vec![None; self.blobs.len()];
+        if self.blobs.iter().any(|blob| blob.description.is_tarfs()) {
+            places = (0..).map(Some).take(self.blobs.len()).collect();
+            blobs.clone_from(&self.blobs);
+        }
         for &id in numbering.order() {
             let Content::Regular { chunks, .. } = &mut tree[id].content else { continue };
             for chunk in chunks {
@@ -214,7 +219,8 @@ impl Merger {
             (None, Some(id)) if !is_separate => id,
             // The name of the file is that of the object beside the data, and the data's own is there.
             _ if is_separate && is_inlined => blob.id.clone(),
-            _ if self.keep_ids => blob.id.clone(),
+            // All bootstraps of plain tars may have one name, and the tars have theirs already.
+            _ if self.keep_ids || blob.is_tarfs() => blob.id.clone(),
             _ => id_of_name(path)?,
         };
         if known.toc_size.is_some() || known.toc_digest.is_some() {

@@ -327,7 +327,7 @@ impl StoredChunks {
     /// The blob table of the image, and the chunks of all files in order, which refer to it.
     ///
     /// Blobs of a parent come first, all of them; then, by first use, those of the dictionary and `own`, which is
-    /// `None` if the blob has no chunk.
+    /// `None` if the blob has no chunk and shall not be there without.
     pub fn resolve(
         self,
         dictionary: &Dictionary,
@@ -341,6 +341,9 @@ impl StoredChunks {
         // Places in `distinct` are given by first use.
         for chunk in &mut distinct {
             chunk.blob_index = table.place(chunk.blob_index, dictionary, own.as_ref())?;
+        }
+        if own.is_some() {
+            table.place(OWN_BLOB, dictionary, own.as_ref())?;
         }
         let references = self.references;
         let chunks = references.into_iter().filter_map(move |place| distinct.get(place as usize).copied());

@@ -1,4 +1,5 @@
-//! dm-verity's hash tree, format 1: SHA-256, blocks of 4096 bytes, no salt.
+//! dm-verity's hash tree, format 1: SHA-256, blocks of hashes of 4096 bytes, no salt. Blocks of data are those of the
+//! file system: 4096 bytes, or 512 for plain tars.
 //!
 //! ```text
 //!   data blocks │ top block │ … │ blocks of the lowest level: the digests of the data blocks
@@ -9,13 +10,15 @@
 
 use storage::digest::{Digest, Digester};
 
-/// Bytes of a block, of data and of hashes.
+/// Bytes of a block of hashes, and of the largest block of data.
 pub const BLOCK: usize = 4096;
 const DIGEST: usize = 32;
 
 /// Takes data, a bit at a time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Hasher {
+    /// Bytes of a block of data.
+    data_block: usize,
     /// The beginning of a block.
     partial: Vec<u8>,
     /// The digests of the data blocks.
@@ -34,18 +37,23 @@ pub struct HashTree {
 }
 
 impl Hasher {
+    /// Of data in blocks of so many bytes, at least one.
+    pub fn new(data_block: usize) -> Self {
+        Self { data_block: data_block.max(1), partial: Vec::new(), digests: Vec::new() }
+    }
+
     /// Takes the next bytes.
     pub fn update(&mut self, mut bytes: &[u8]) {
         if !self.partial.is_empty() {
-            let (some, rest) = bytes.split_at(bytes.len().min(BLOCK - self.partial.len()));
+            let (some, rest) = bytes.split_at(bytes.len().min(self.data_block - self.partial.len()));
             self.partial.extend_from_slice(some);
             bytes = rest;
-            if self.partial.len() == BLOCK {
+            if self.partial.len() == self.data_block {
                 self.digests.extend_from_slice(&digest(&self.partial).0);
                 self.partial.clear();
             }
         }
-        let blocks = bytes.chunks_exact(BLOCK);
+        let blocks = bytes.chunks_exact(self.data_block);
         self.partial.extend_from_slice(blocks.remainder());
         for block in blocks {
             self.digests.extend_from_slice(&digest(block).0);
@@ -55,7 +63,7 @@ impl Hasher {
     /// The tree, once all data was taken; it ends with zeros to the end of its last block.
     pub fn finish(mut self) -> HashTree {
         if !self.partial.is_empty() {
-            self.partial.resize(BLOCK, 0);
+            self.partial.resize(self.data_block, 0);
             self.digests.extend_from_slice(&digest(&self.partial).0);
         }
         let data_blocks = (self.digests.len() / DIGEST) as u64;
@@ -83,11 +91,11 @@ mod tests {
     #[test]
     fn the_tree_does_not_depend_on_how_the_data_comes() {
         let data: Vec<u8> = (0..300 * BLOCK as u32).map(|number| (number / 77) as u8).collect();
-        let mut whole = Hasher::default();
+        let mut whole = Hasher::new(BLOCK);
         whole.update(&data);
         let whole = whole.finish();
         for size in [1, 4095, 4097, 70_000] {
-            let mut hasher = Hasher::default();
+            let mut hasher = Hasher::new(BLOCK);
             data.chunks(size).for_each(|some| hasher.update(some));
             let tree = hasher.finish();
             assert_eq!((tree.root, tree.data_blocks), (whole.root, 300), "{size}");
@@ -105,7 +113,7 @@ mod tests {
 
     #[test]
     fn one_block_is_its_own_tree() {
-        let mut hasher = Hasher::default();
+        let mut hasher = Hasher::new(BLOCK);
         hasher.update(b"short");
         let tree = hasher.finish();
         let mut block = b"short".to_vec();

@@ -20,7 +20,7 @@ pub struct ExportArgs {
     #[arg(long, required = true)]
     pub block: bool,
     /// Directory of blobs
-    #[arg(short = 'D', long, value_name = "DIR", conflicts_with_all = ["backend_type", "config"])]
+    #[arg(short = 'D', long, visible_alias = "localfs-dir", value_name = "DIR", conflicts_with_all = ["backend_type", "config"])]
     pub blob_dir: Option<PathBuf>,
     /// Another place of the blobs.
     #[command(flatten)]

@@ -54,6 +54,8 @@ pub struct MergeArgs {
 }
 
 const NOTES: &str = "Each source may have one blob that is neither the dictionary's nor the parent's. Its id becomes the \
-name of the source up to the first dot, unless --original-blob-ids, --blob-digests or --config is given.\n\n\
+name of the source up to the first dot, unless --original-blob-ids, --blob-digests or --config is given. Plain tars \
+(tar-tarfs) keep their ids, and all of them are in the blob table, in the order of the sources, as the devices of a \
+mount have to be.\n\n\
 Whiteouts are those of OCI layers (.wh.NAME, .wh..wh..opq). Bootstraps that do not fit together end the command with \
 status 2.";

@@ -276,7 +276,8 @@ fn finish(
     };
     let chunk_size = plan.blob.chunk_size;
     let bootstrap_of = |tree: &mut Tree, description: &BlobDescription| {
-        let own = (description.chunk_count != 0)
+        // Each layer of plain tars is a device of the mount, also one without data.
+        let own = (description.chunk_count != 0 || description.is_tarfs())
             .then(|| BlobEntry { description: description.clone(), prefetch_size });
         let (table, chunks) = chunks.resolve(dictionary, own)?;
         builder::assign(tree, &files, chunks, chunk_size);

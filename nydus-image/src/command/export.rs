@@ -33,11 +33,12 @@ pub fn run(args: &ExportArgs) -> Result<()> {
     let target = out.into_inner().map_err(|error| Error::io("write to", &output)(error.into_error()))?;
     target.commit()?;
     if let Some(tree) = tree {
+        let data_block = image.bootstrap().block_size();
         super::print(&format!(
-            "dm-verity options: --no-superblock --format=1 -s \"\" --hash=sha256 --data-block-size={BLOCK} \
+            "dm-verity options: --no-superblock --format=1 -s \"\" --hash=sha256 --data-block-size={data_block} \
              --hash-block-size={BLOCK} --data-blocks {} --hash-offset {} {}\n",
             tree.data_blocks,
-            tree.data_blocks * BLOCK as u64,
+            tree.data_blocks * data_block,
             tree.root,
         ))?;
     }
