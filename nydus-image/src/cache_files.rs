@@ -6,8 +6,11 @@
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
+use bytes::Bytes;
 use rafs::build::Tree;
-use storage::blob::BlobDescription;
+use storage::backend::localfs::{LocalFs, LocalFsConfig};
+use storage::backend::{Backend, BoxFuture, Request};
+use storage::blob::{BlobDescription, BlobId};
 
 use crate::error::{Error, Result};
 use crate::repack::UsedChunks;
@@ -17,6 +20,44 @@ use crate::target::Target;
 /// The header of a readiness map: magic, version, second magic, and the number that says "all".
 const MAP_HEADER: [u32; 4] = [0x424d_4150, 1, 0x434d_4150, 0x4d4d_4150];
 const MAP_HEADER_SIZE: usize = 4096;
+
+/// A blob that was built and has no name yet: its data is in one file, and what describes the data in another or the same.
+#[derive(Debug)]
+pub struct BuiltBlob {
+    id: BlobId,
+    data: LocalFs,
+    metadata: LocalFs,
+}
+
+impl BuiltBlob {
+    /// `id` is that of the data.
+    pub fn new(id: BlobId, data: &Path, metadata: &Path) -> Result<Self> {
+        let file = |path: &Path| {
+            LocalFs::new(LocalFsConfig { blob_file: Some(path.into()), ..LocalFsConfig::default() })
+        };
+        Ok(Self { id, data: file(data)?, metadata: file(metadata)? })
+    }
+
+    fn object(&self, blob: &BlobId) -> &LocalFs {
+        if *blob == self.id { &self.data } else { &self.metadata }
+    }
+}
+
+impl Backend for BuiltBlob {
+    fn read<'a>(
+        &'a self,
+        blob: &'a BlobId,
+        offset: u64,
+        len: u64,
+        request: Request,
+    ) -> BoxFuture<'a, storage::Result<Bytes>> {
+        self.object(blob).read(blob, offset, len, request)
+    }
+
+    fn size<'a>(&'a self, blob: &'a BlobId, request: Request) -> BoxFuture<'a, storage::Result<u64>> {
+        self.object(blob).size(blob, request)
+    }
+}
 
 /// Writes the cache files of a blob to `directory`: all chunks that the files of the tree have of it, at place
 /// `blob` of the blob table.

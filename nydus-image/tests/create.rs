@@ -157,8 +157,7 @@ fn what_cannot_be_done_is_refused_by_name_and_nothing_is_written() {
         (&["--chunk-size=0x1000", "--batch-size=0x2000"], "--batch-size"),
         (&["-v5", "--encrypt"], "--encrypt"),
         (&["-v5", "--features=blob-toc"], "blob-toc"),
-        (&["--aligned-chunk"], "--aligned-chunk"),
-        (&["-t", "targz-ref", "--encrypt"], "--encrypt: conflicts with --type targz-ref"),
+        (&["-t", "targz-ref", "--encrypt"], "conversion type `targz-ref` conflicts with `--encrypt`"),
         (&["--attributes=c"], "--attributes: not supported yet"),
     ] {
         let mut args = vec!["create", "-D", out_dir];

@@ -7,13 +7,12 @@ use std::time::Instant;
 
 use rafs::Version;
 use rafs::build::{BlobEntry, Content, ImageOptions, OWN_BLOB_ID, Tree, write_bootstrap};
-use storage::backend::localfs::{LocalFs, LocalFsConfig};
 use storage::blob::writer::BlobOptions;
 use storage::blob::{BlobDescription, BlobId, Compressor};
 use storage::digest::Digester;
 
 use crate::builder::{self, Assembled, Input};
-use crate::cache_files;
+use crate::cache_files::{self, BuiltBlob};
 use crate::cipher;
 use crate::cli::{CreateArgs, Feature, FsVersion, GlobalArgs, PrefetchPolicy, SourceType};
 use crate::dictionary::Dictionary;
@@ -136,8 +135,11 @@ impl Plan {
                 return usage(format!("{option}: needs --fs-version 6"));
             }
         }
-        if args.aligned_chunk && is_v6 {
-            return usage("--aligned-chunk: for --fs-version 5 only, version 6 always aligns".into());
+        if args.blob_cache_dir.is_some() && args.source_type.is_kept() && !args.source.is_file() {
+            let name = args.source_type.name();
+            return usage(format!(
+                "--blob-cache-dir: --type {name} reads its source twice, which has to be a file"
+            ));
         }
         if args.prefetch_policy != PrefetchPolicy::None && args.source == Path::new("-") {
             return usage("--prefetch-policy: reads standard input, which is the source".into());
@@ -210,13 +212,15 @@ fn refuse_for_source(args: &CreateArgs) -> Result<()> {
         (args.batch_size != 0 && is_kept, "--batch-size"),
         (args.encrypt && is_kept, "--encrypt"),
         (args.blob_id.is_some() && is_kept && !is_toc && !is_tarfs, "--blob-id"),
-        (args.blob_cache_dir.is_some() && is_kept, "--blob-cache-dir"),
+        (args.blob_cache_dir.is_some() && (is_tarfs || is_toc), "--blob-cache-dir"),
         (args.blob_inline_meta && is_tarfs, "--blob-inline-meta"),
         (args.features.contains(&Feature::BlobToc) && is_tarfs, "--features blob-toc"),
         (args.blob_data_size.is_some() && !is_toc, "--blob-data-size"),
     ];
     match options.into_iter().find_map(|(given, name)| given.then_some(name)) {
-        Some(option) => Err(Error::Usage(format!("{option}: conflicts with --type {}", source.name()))),
+        Some(option) => {
+            Err(Error::Usage(format!("conversion type `{}` conflicts with `{option}`", source.name())))
+        }
         None => Ok(()),
     }
 }
@@ -302,9 +306,9 @@ fn finish(
         && let Some(directory) = directory
         && let Some((place, own)) = (0..).zip(&table).find(|(_, entry)| entry.description.id == id)
     {
-        let blob_file = Some(finished.out.current_path().to_owned());
-        let backend = LocalFs::new(LocalFsConfig { blob_file, ..LocalFsConfig::default() })?;
-        let blobs = Blobs::new(Arc::new(backend))?;
+        let written = finished.out.current_path();
+        let data = if args.source_type.is_kept() { &args.source } else { written };
+        let blobs = Blobs::new(Arc::new(BuiltBlob::new(id.clone(), data, written)?))?;
         cache_files::write(directory, &tree, place, &blobs.open(&own.description)?)?;
     }
     let blob_size = match args.source_type.is_kept() {
