@@ -128,9 +128,6 @@ pub fn optimize<W: Write>(
     list: &PrefetchList,
     out: W,
 ) -> Result<Optimized<W>> {
-    if image.options.version == Version::V5 {
-        return Err(Error::Unsupported("optimize of an image of version 5"));
-    }
     let kept: Vec<_> = image.blobs.iter().map(repack::beside_its_bootstrap).collect();
     if let Some(tar) = kept.iter().find(|blob| blob.description.is_tarfs()) {
         let what =
@@ -204,6 +201,14 @@ fn options(image: &Layer, wanted: &Wanted) -> Result<BlobOptions> {
     let any = |feature| sources().any(|blob| blob.features.contains(feature));
     let native = sources().map(|blob| blob.compressor).find(|compressor| *compressor != Compressor::Gzip);
     let (digester, chunk_size) = (image.options.digester, image.options.chunk_size);
+    if image.options.version == Version::V5 {
+        // Its chunks have one compressor, whichever blob they are in.
+        let aligned = wanted.used.all().all(|chunk| chunk.uncompressed_offset % 4096 == 0);
+        return Ok(BlobOptions {
+            aligned,
+            ..BlobOptions::v5(image.options.compressor, digester, chunk_size)
+        });
+    }
     Ok(BlobOptions {
         // The image says that all its blobs have their digests with them, or none.
         toc: !image.blobs.is_empty()

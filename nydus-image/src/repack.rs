@@ -56,6 +56,11 @@ impl UsedChunks {
         self.0.range((blob, 0)..=(blob, u32::MAX)).map(|(_, chunk)| chunk)
     }
 
+    /// All of them, by blob and number.
+    pub fn all(&self) -> impl Iterator<Item = &Chunk> {
+        self.0.values()
+    }
+
     /// The chunk with this name.
     pub fn get(&self, key: Key) -> Option<&Chunk> {
         self.0.get(&key)

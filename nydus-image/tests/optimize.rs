@@ -6,7 +6,7 @@ mod images;
 use std::collections::HashMap;
 use std::fs;
 
-use images::{Fixtures, blobs_in, create, each_unit, files, noise, run, text, try_run, verified_files};
+use images::{Fixtures, blobs_in, create, each_unit, files, noise, run, text, verified_files};
 use nydus_image::layers::Layer;
 use rafs::build::{Content, Numbering};
 use serde_json::json;
@@ -184,15 +184,36 @@ fn lists_that_name_nothing_leave_the_image_as_it_is() {
 }
 
 #[test]
-fn version_5_is_refused_by_name() {
+fn version_5_has_a_blob_of_what_comes_first_too() {
     let fixtures = Fixtures::unpack();
-    let (bootstrap, blobs) = fixtures.image("v5-zstd-blake3");
-    let dir = tempfile::tempdir().unwrap();
-    let list = dir.path().join("list");
-    fs::write(&list, "/\n").unwrap();
-    let output = text(dir.path()).to_owned() + "/boot";
-    let refused =
-        try_run(&["optimize", "-B", text(&bootstrap), "-p", text(&list), "-D", text(&blobs), "-O", &output]);
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("version 5"));
+    for name in ["v5-zstd-blake3", "v5-lz4-sha256", "v5-none-prefetch", "v5-parent"] {
+        let (bootstrap, blobs) = fixtures.image(name);
+        let dir = tempfile::tempdir().unwrap();
+        let (list, output) = (dir.path().join("list"), dir.path().join("boot"));
+        let expected = verified_files(&bootstrap, &blobs);
+        let named = expected.iter().find(|(path, (size, _))| *size > 0 && path.to_str().is_some()).unwrap().0;
+        fs::write(&list, format!("{}\n", text(named))).unwrap();
+        run(&[
+            "optimize",
+            "-B",
+            text(&bootstrap),
+            "-p",
+            text(&list),
+            "-D",
+            text(&blobs),
+            "-O",
+            text(&output),
+        ]);
+        run(&["check", "-B", text(&output)]);
+        assert_eq!(verified_files(&output, &blobs), expected, "{name}");
+        let (before, after) = (Layer::load(&bootstrap).unwrap(), Layer::load(&output).unwrap());
+        assert_eq!(after.blobs.len(), before.blobs.len() + 1, "{name}");
+        let numbering = Numbering::of(&after.tree).unwrap();
+        let mut positions = 0..numbering.order().len();
+        let position = positions.find(|position| numbering.path(&after.tree, *position) == *named).unwrap();
+        let Content::Regular { chunks, .. } = &after.tree[numbering.order()[position]].content else {
+            panic!()
+        };
+        assert!(chunks.iter().all(|chunk| chunk.blob_index as usize == before.blobs.len()), "{name}");
+    }
 }
