@@ -1,7 +1,8 @@
 //! One blob of one mounted image: hit or miss.
 //!
-//! A read goes through its chunks in rounds. A chunk is *ready* (trusted and plain: read in place), *local* (in the data
-//! file, but encoded, or still to be checked: a flight of [`crate::local`]) or *missing* (a flight of [`crate::fetch`]).
+//! A read goes through its chunks in rounds. A chunk is *ready* (trusted and plain: read in place), *held* (in
+//! memory, since no file keeps it), *local* (in the data file, but encoded, or still to be checked: a flight of
+//! [`crate::local`]) or *missing* (a flight of [`crate::fetch`]).
 //! A round starts or joins all flights it needs, then waits for all; what was not there after all, or whose leader was
 //! cut short, goes into the next round.
 
@@ -72,6 +73,7 @@ struct Pending {
 
 enum State {
     Ready,
+    Held(Bytes),
     Local { check: bool },
     Missing,
 }
@@ -141,6 +143,22 @@ impl Blob {
         }
     }
 
+    /// The hit test of blobs that no file keeps: fills `out`, as long as the extent, if the chunk is held in memory. A lock
+    /// for the look-up; no allocation.
+    pub fn read_held(&self, extent: &Extent, out: &mut [u8]) -> bool {
+        let &Extent::Chunk { chunk_index, uncompressed_offset, uncompressed_size, offset, len, .. } = extent
+        else {
+            return false;
+        };
+        let place = Place { index: chunk_index, offset: uncompressed_offset, size: uncompressed_size };
+        let Some(bytes) = self.0.held(place) else { return false };
+        let piece = bytes.get(offset as usize..).and_then(|rest| rest.get(..len as usize));
+        let Some(piece) = piece.filter(|piece| piece.len() == out.len()) else { return false };
+        out.copy_from_slice(piece);
+        self.0.count_held(out.len() as u64);
+        true
+    }
+
     /// Reads all of `wants`, from the cache or the backend. Ends by `deadline`, or 50 ms later, with
     /// [`ErrorKind::TimedOut`] if not all is there by then. After an error the contents of the wants are undefined.
     ///
@@ -191,6 +209,23 @@ impl Inner {
         published
     }
 
+    /// The bytes of a chunk that is held in memory because no file keeps it.
+    fn held(&self, place: Place) -> Option<Bytes> {
+        let is_of_memory = self.shelf.form() == Form::None;
+        is_of_memory.then(|| self.shared.memory.get(&(self.shelf.number, place))).flatten()
+    }
+
+    fn count_held(&self, bytes: u64) {
+        self.shared.metrics.memory_hits.increment();
+        self.shared.metrics.bytes_from_memory.add(bytes);
+    }
+
+    /// True if a chunk can be had without a fetch, as far as this mount believes.
+    pub(crate) fn is_here(&self, place: Place) -> bool {
+        self.confirmed(place.index)
+            || (self.shelf.form() == Form::None && self.shared.memory.contains(&(self.shelf.number, place)))
+    }
+
     /// Forgets a chunk whose bytes in the data file are wrong.
     pub(crate) fn distrust(&self, index: u32) {
         self.shelf.distrust(index);
@@ -225,7 +260,7 @@ impl Inner {
         } else if !pending.not_here && (self.shelf.claimed(index) || self.shelf.trusted(index)) {
             State::Local { check: true }
         } else {
-            State::Missing
+            self.held(pending.place).map_or(State::Missing, State::Held)
         }
     }
 
@@ -310,6 +345,7 @@ impl Inner {
                         again.push(chunk);
                     }
                 }
+                State::Held(bytes) => self.count_held(hand_out(&chunk, &bytes, wants)?),
                 State::Local { check } => {
                     let (ticket, span) = self.board_local(&chunk, check, deadline);
                     waiting.push((ticket, chunk, span));
@@ -424,7 +460,7 @@ impl Inner {
         for (chunk, unit) in missing.into_iter().zip(units) {
             let index = chunk.place.index;
             let key = Key::of(&unit, index);
-            let landed = || self.confirmed(index);
+            let landed = || self.is_here(chunk.place);
             match self.shelf.flights.board(key, Some(index), deadline, landed) {
                 Boarding::Landed => again.push(chunk),
                 Boarding::Joined(ticket) => waiting.push((ticket, chunk, self.joined(index))),

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::blob::Blob;
 use crate::error::{Error, Result};
 use crate::lock;
+use crate::memory::MemoryCache;
 use crate::metrics::Metrics;
 use crate::options::{CacheOptions, CacheStorage};
 use crate::pool::Pool;
@@ -42,6 +43,15 @@ pub struct MemoryUse {
     pub waiting: u64,
 }
 
+/// How much memory holds chunks that no file keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryCacheUse {
+    /// The most there may be.
+    pub limit_bytes: u64,
+    /// Held now, with what it costs to keep account of it.
+    pub used_bytes: u64,
+}
+
 impl fmt::Debug for BlobCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BlobCache").field("storage", &self.shared.options.storage).finish_non_exhaustive()
@@ -58,6 +68,8 @@ pub(crate) struct Shared {
     /// Files of the cache.
     pub(crate) disk_pool: Pool,
     pub(crate) metrics: Metrics,
+    /// Chunks of blobs that no file keeps.
+    pub(crate) memory: MemoryCache,
     budget: Arc<Semaphore>,
     budget_pieces: u32,
     /// Requests that wait for a share.
@@ -90,6 +102,7 @@ impl BlobCache {
             decode_pool: Pool::new("cache-decode", cores).map_err(threads)?,
             disk_pool: Pool::new("cache-disk", DISK_THREADS).map_err(threads)?,
             metrics: Metrics::default(),
+            memory: MemoryCache::new(options.memory_cache_bytes),
             budget: Arc::new(Semaphore::new(budget_pieces as usize)),
             budget_pieces,
             budget_waiting: Gauge::default(),
@@ -147,6 +160,12 @@ impl BlobCache {
             used_bytes: u64::from(shared.budget_pieces).saturating_sub(free) * BUDGET_PIECE,
             waiting: shared.budget_waiting.get(),
         }
+    }
+
+    /// How much memory holds chunks now.
+    pub fn memory_cache_use(&self) -> MemoryCacheUse {
+        let memory = &self.shared.memory;
+        MemoryCacheUse { limit_bytes: memory.limit_bytes(), used_bytes: memory.used_bytes() }
     }
 
     /// Makes everything durable that is in the cache now. Gives up at `deadline`; the first failure is returned, the

@@ -184,10 +184,10 @@ pub(crate) fn launch(blob: &Arc<Inner>, mut opened: Vec<Flying>) {
 /// Adds units that lie around, as long as they are worth it: stored next to it, not here, nobody's, with a known digest,
 /// and within the limits of [`Widening`].
 fn widen(blob: &Arc<Inner>, group: &mut Vec<Flying>) {
-    let limit = blob.shared.options.amplify_bytes;
+    let limit = widening_limit(blob);
     let (Some(first), Some(last)) = (group.first(), group.last()) else { return };
     let (Some(table), deadline) = (last.table.clone(), last.leader.deadline()) else { return };
-    if limit == 0 || last.span().alone || !blob.shelf.accepts_writes() {
+    if limit == 0 || last.span().alone {
         return;
     }
     let spans: Vec<_> = group.iter().map(Flying::span).collect();
@@ -195,14 +195,14 @@ fn widen(blob: &Arc<Inner>, group: &mut Vec<Flying>) {
     let open = |index: u32, takes: &mut dyn FnMut(Span, u64) -> bool| {
         let unit = table.chunks.unit(&blob.description, index).ok()?;
         let place = Place::from(unit.members.first()?);
-        let wanted = !blob.confirmed(index) && !blob.shelf.trusted(index) && !blob.shelf.claimed(index);
+        let wanted = !blob.is_here(place) && !blob.shelf.trusted(index) && !blob.shelf.claimed(index);
         if !wanted
             || blob.digests.at_hand(blob, place).is_none()
             || !takes(Span::of(&unit), unit.decoded_size())
         {
             return None;
         }
-        let landed = || blob.confirmed(index);
+        let landed = || blob.is_here(place);
         match blob.shelf.flights.board(Key::of(&unit, index), None, deadline, landed) {
             Boarding::Opened(_, leader) => Some(Flying::new(unit, leader, None, Some(table.clone()), false)),
             _ => None,
@@ -226,6 +226,17 @@ fn widen(blob: &Arc<Inner>, group: &mut Vec<Flying>) {
         group.push(flying);
     }
     group.splice(0..0, before.into_iter().rev());
+}
+
+/// To how many stored bytes a miss is widened. What comes along is worth fetching if it is kept, and if memory keeps it, it
+/// must not push out what others are reading.
+fn widening_limit(blob: &Inner) -> u64 {
+    let limit = blob.shared.options.amplify_bytes;
+    match blob.shelf.form() {
+        Form::None => limit.min(blob.shared.memory.limit_bytes() / 16),
+        _ if blob.shelf.accepts_writes() => limit,
+        _ => 0,
+    }
 }
 
 /// Claims a group's units and fetches those that are ours; the others wait for who has them, each by itself.
@@ -607,7 +618,8 @@ fn within(parent: &tracing::Span, make: impl FnOnce() -> tracing::Span) -> traci
     if parent.is_none() { tracing::Span::none() } else { make() }
 }
 
-/// Writes chunks to the data file and publishes them. Traces tell of it if `is_told`.
+/// Writes chunks to the data file and publishes them, or holds them in memory where there is no file. Traces tell of it if
+/// `is_told`.
 async fn store(
     blob: &Arc<Inner>,
     flying: &Flying,
@@ -615,7 +627,19 @@ async fn store(
     stored: Bytes,
     is_told: bool,
 ) {
-    if keep.is_empty() || !blob.shelf.accepts_writes() {
+    if keep.is_empty() {
+        return;
+    }
+    if blob.shelf.form() == Form::None {
+        // The chunks of one unit share an allocation, and one of them must not hold all of it.
+        let is_shared = flying.unit.members.len() > 1;
+        for (place, _, bytes) in keep {
+            let bytes = if is_shared { Bytes::copy_from_slice(&bytes) } else { bytes };
+            blob.shared.memory.insert((blob.shelf.number, place), bytes);
+        }
+        return;
+    }
+    if !blob.shelf.accepts_writes() {
         return;
     }
     let (owner, insist, offset) = (Arc::clone(blob), flying.insist, flying.unit.offset);

@@ -2,7 +2,8 @@
 //!
 //! A [`BlobCache`] is a directory of blobs (spec/cache.md), shared by mounts of this process and by other processes,
 //! ours or the reference implementation's. A [`Blob`] is one blob of one mounted image. [`Blob::ready`] answers a hit
-//! with one atomic load; [`Blob::read`] gets what is missing.
+//! with one atomic load; [`Blob::read`] gets what is missing. Chunks of a blob that no file keeps are held in memory
+//! (`memory`), and [`Blob::read_held`] answers a hit from there.
 //!
 //! Invariants, and who keeps them:
 //! - *No wrong byte.* A chunk is decoded and, where a digest exists, checked before anybody sees it
@@ -10,7 +11,8 @@
 //! - *No hang.* A read ends by its deadline; the work it waits for ends by its own (`flight`).
 //!   No lock is held across I/O.
 //! - *Once.* One fetch for a chunk, among threads by `flight`, among processes by claims in `trust`.
-//! - *Bounded.* Bytes in flight are taken from one budget, given back when they are written (`cache`).
+//! - *Bounded.* Bytes in flight are taken from one budget, given back when they are written (`cache`); chunks held in memory
+//!   have a limit of their own (`memory`).
 #![deny(unsafe_code)]
 
 mod bits;
@@ -23,6 +25,7 @@ mod error;
 mod fetch;
 mod flight;
 mod local;
+mod memory;
 mod metrics;
 mod options;
 mod plan;
@@ -37,7 +40,7 @@ mod trust;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use blob::{Blob, Want};
-pub use cache::{BlobCache, MemoryUse};
+pub use cache::{BlobCache, MemoryCacheUse, MemoryUse};
 pub use disk::{Disk, RealDisk};
 pub use error::{Error, ErrorKind, Result};
 pub use metrics::Metrics;

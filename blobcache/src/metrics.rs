@@ -16,6 +16,10 @@ pub struct Metrics {
     pub metadata_requests: Counter,
     /// Bytes handed to readers from the local copy.
     pub bytes_from_cache: Counter,
+    /// Bytes handed to readers from chunks held in memory.
+    pub bytes_from_memory: Counter,
+    /// Pieces of chunks that were found in memory.
+    pub memory_hits: Counter,
     /// Bytes handed to readers from a fetch, theirs or one they joined.
     pub bytes_from_fetch: Counter,
     /// Chunks decoded from fetched data.

@@ -22,6 +22,9 @@ pub struct CacheOptions {
     pub amplify_bytes: u64,
     /// Budget of bytes in flight: stored bytes, their decoded form, and what is not yet written to the local copy.
     pub memory_bytes: u64,
+    /// Limit of the decoded chunks that are held in memory because no file keeps them, with what it costs to keep account of
+    /// them; 0: none are held.
+    pub memory_cache_bytes: u64,
     /// Which boot of the machine this is.
     pub boot_id: BootId,
     /// Makes files durable.
@@ -29,7 +32,7 @@ pub struct CacheOptions {
 }
 
 impl CacheOptions {
-    /// The defaults: checked on fetch, not amplified, 64 MiB in flight, this boot, the real disk.
+    /// The defaults: checked on fetch, not amplified, 64 MiB in flight, 64 MiB held in memory, this boot, the real disk.
     pub fn new(storage: CacheStorage) -> io::Result<Self> {
         Ok(Self {
             storage,
@@ -37,6 +40,7 @@ impl CacheOptions {
             verify_on_fetch: true,
             amplify_bytes: 0,
             memory_bytes: 64 << 20,
+            memory_cache_bytes: 64 << 20,
             boot_id: BootId::current()?,
             disk: Arc::new(RealDisk),
         })
@@ -57,7 +61,7 @@ pub enum CacheStorage {
         /// False: v5 blobs get no `chunk_map`; what is there is known in memory only.
         indexed_map: bool,
     },
-    /// Nothing is kept.
+    /// No files: chunks are held in memory, within [`CacheOptions::memory_cache_bytes`].
     None,
 }
 

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ const SETUP_LOCK: u64 = 1 << 60;
 const FORM_LOCK: u64 = SETUP_LOCK + 1;
 
 /// Where a chunk lies in the uncompressed blob.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Place {
     /// Its number in the blob.
     pub(crate) index: u32,
@@ -60,7 +60,7 @@ impl Place {
 /// How a blob's chunks are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// Not at all.
+    /// In no file; see [`crate::memory`].
     None,
     /// As they are, at their uncompressed offset.
     Plain,
@@ -119,6 +119,8 @@ enum Knowledge {
 
 /// See the module.
 pub(crate) struct Shelf {
+    /// Of no other shelf of this process.
+    pub(crate) number: u64,
     id: BlobId,
     shape: Shape,
     form: Form,
@@ -174,7 +176,9 @@ impl Shelf {
     }
 
     fn nothing(description: &BlobDescription) -> Self {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
         Self {
+            number: NUMBERS.fetch_add(1, Ordering::Relaxed),
             id: description.id.clone(),
             shape: Shape::of(description),
             form: Form::None,

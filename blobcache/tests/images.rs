@@ -238,8 +238,36 @@ fn without_a_cache_images_read_right() {
     let runtime = runtime();
     for name in names() {
         let image = Image::load(&name);
-        let cache = open(options(CacheStorage::None), &image.backend, &runtime);
-        assert!(runtime.block_on(image.read_all(&cache)) > 30);
+        let mut requests = Vec::new();
+        for (amplify_bytes, memory_cache_bytes) in
+            [(0, 64 << 20), (1 << 20, 64 << 20), (1 << 20, 512 << 10), (0, 0)]
+        {
+            let what = format!("{name}, widened to {amplify_bytes}, {memory_cache_bytes} in memory");
+            let options = CacheOptions { amplify_bytes, memory_cache_bytes, ..options(CacheStorage::None) };
+            let cache = open(options, &image.backend, &runtime);
+            for round in 0..2 {
+                let before = image.backend.served();
+                assert!(runtime.block_on(image.read_all(&cache)) > 30, "{what}");
+                runtime.block_on(cache.idle(soon())).unwrap();
+                let used = cache.memory_cache_use();
+                assert!(used.used_bytes <= used.limit_bytes, "{what}: {used:?}");
+                if round == 1 {
+                    let is_whole = memory_cache_bytes == 64 << 20;
+                    assert_eq!(image.backend.served() == before, is_whole, "{what}");
+                }
+            }
+            assert_eq!(cache.metrics().memory_hits.get() > 0, memory_cache_bytes > 0, "{what}");
+            assert_eq!(
+                (cache.metrics().digest_mismatches.get(), cache.metrics().chunks_cached.get()),
+                (0, 0)
+            );
+            requests.push(cache.metrics().backend_requests.get());
+        }
+        let [single, widened, small, none] = requests[..] else { panic!() };
+        assert!(small > widened && none > single, "{name}: {requests:?}");
+        if name == "v6-zstd" {
+            assert!(widened < single, "{name}: what came along is used: {requests:?}");
+        }
     }
 }
 

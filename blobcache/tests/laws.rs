@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "laws/memory.rs"]
+mod memory;
 mod support;
 
 use std::sync::Arc;
@@ -192,7 +194,7 @@ fn threads_that_want_the_same_cause_one_fetch() {
     let (runtime, blob) = (runtime(), Arc::new(HandMade::new(3, PLAIN)));
     for storage in [directory(dir.path()), CacheStorage::None] {
         let backend = MemoryBackend::of(&blob);
-        // Slow enough for all of them to come while the first is at it: the dummy cache keeps nothing.
+        // Slow enough for all of them to come while the first is at it.
         backend.feel(Mood::Slow(2000));
         let cache = open(options(storage), &backend, &runtime);
         // Two mounts of one image.
@@ -220,7 +222,8 @@ fn threads_that_want_the_same_cause_one_fetch() {
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         assert_eq!(backend.served(), blob.stored.len() as u64);
         let metrics = cache.metrics();
-        let out = metrics.bytes_from_cache.get() + metrics.bytes_from_fetch.get();
+        let kept = metrics.bytes_from_cache.get() + metrics.bytes_from_memory.get();
+        let out = kept + metrics.bytes_from_fetch.get();
         assert_eq!(out, 64 * blob.stored.len() as u64);
         assert_eq!(metrics.backend_bytes.get(), backend.served());
     }
@@ -276,14 +279,16 @@ fn a_follower_outlives_its_leaders_deadline() {
 #[test]
 fn a_stalled_backend_times_out_misses_and_leaves_hits_alone() {
     let dir = tempfile::tempdir().unwrap();
+    stalled(directory(dir.path()));
+    stalled(CacheStorage::None);
+}
+
+fn stalled(storage: CacheStorage) {
     let (runtime, blob) = (runtime(), Arc::new(HandMade::new(6, PLAIN)));
     let backend = MemoryBackend::of(&blob);
     // A small budget, which the stuck reads use up.
-    let cache = open(
-        blobcache::CacheOptions { memory_bytes: 64 << 10, ..options(directory(dir.path())) },
-        &backend,
-        &runtime,
-    );
+    let cache =
+        open(blobcache::CacheOptions { memory_bytes: 64 << 10, ..options(storage) }, &backend, &runtime);
     let handle = take(&cache, &blob);
     runtime.block_on(async {
         for index in 0..32 {
@@ -326,9 +331,14 @@ fn a_stalled_backend_times_out_misses_and_leaves_hits_alone() {
 #[test]
 fn wrong_bytes_are_fetched_again_then_refused_and_never_kept() {
     let dir = tempfile::tempdir().unwrap();
+    wrong(directory(dir.path()));
+    wrong(CacheStorage::None);
+}
+
+fn wrong(storage: CacheStorage) {
     let (runtime, blob) = (runtime(), HandMade::new(7, PLAIN));
     let backend = MemoryBackend::of(&blob);
-    let cache = open(options(directory(dir.path())), &backend, &runtime);
+    let cache = open(options(storage), &backend, &runtime);
     let handle = take(&cache, &blob);
     let extent = blob.whole(1);
     runtime.block_on(async {
@@ -342,7 +352,7 @@ fn wrong_bytes_are_fetched_again_then_refused_and_never_kept() {
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.to_string().contains(&blob.chunks[2].digest.to_string()), "{error}");
         settled(&cache).await;
-        assert!(handle.ready(&bad).is_none());
+        assert!(!is_here(&handle, &bad));
 
         // One of four merged chunks is wrong, twice: the others are served and kept.
         backend.feel(Mood::Serve);
@@ -355,7 +365,7 @@ fn wrong_bytes_are_fetched_again_then_refused_and_never_kept() {
         assert_eq!(handle.read(&mut wants, soon()).await.unwrap_err().kind(), ErrorKind::Corrupt);
         assert_eq!(backend.requests.load(Ordering::Relaxed) - before, 2);
         settled(&cache).await;
-        assert_eq!(reads.filter(|(_, extent)| handle.ready(extent).is_some()).count(), 3);
+        assert_eq!(reads.filter(|(_, extent)| is_here(&handle, extent)).count(), 3);
         backend.feel(Mood::Fail);
         assert_eq!(fetch(&handle, &bad, soon()).await.unwrap_err().kind(), ErrorKind::Unavailable);
     });
