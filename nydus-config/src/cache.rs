@@ -3,9 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use super::error::Problem;
-use super::rafs::Prefetch;
+use super::rafs::{BYTES, Prefetch};
 use super::secret::EncryptionKey;
 use super::section::Section;
+
+/// The default of [`Cache::memory_cache_bytes`]: 64 MiB, which is 64 chunks of the usual size.
+const DEFAULT_MEMORY_CACHE_BYTES: u64 = 64 << 20;
+/// The most that [`Cache::memory_cache_bytes`] may say: 1 TiB.
+const MAX_MEMORY_CACHE_BYTES: u64 = 1 << 40;
 
 /// The local copy of blobs.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +23,8 @@ pub struct Cache {
     pub validate: bool,
     /// Check fetched chunks against their digests before anybody sees them.
     pub verify_on_fetch: bool,
+    /// The most bytes of decoded chunks that are held in memory where no file keeps them; 0: none are held.
+    pub memory_cache_bytes: u64,
     /// Whether anything prefetches, and with how many workers.
     pub prefetch: Prefetch,
 }
@@ -30,7 +37,14 @@ impl Cache {
 
     /// A cache of `kind`, everything else by default.
     pub(super) fn new(kind: CacheKind) -> Self {
-        Self { kind, compressed: false, validate: false, verify_on_fetch: true, prefetch: Prefetch::absent() }
+        Self {
+            kind,
+            compressed: false,
+            validate: false,
+            verify_on_fetch: true,
+            memory_cache_bytes: DEFAULT_MEMORY_CACHE_BYTES,
+            prefetch: Prefetch::absent(),
+        }
     }
 
     /// Reads the keys that both schemas name alike; the kind comes from `kind`.
@@ -40,8 +54,18 @@ impl Cache {
             compressed: section.boolean("compressed")?.unwrap_or(false),
             validate: section.boolean("validate")?.unwrap_or(false),
             verify_on_fetch: section.boolean("verify_on_fetch")?.unwrap_or(true),
+            memory_cache_bytes: section
+                .integer("memory_cache_bytes", 0..=MAX_MEMORY_CACHE_BYTES, BYTES)?
+                .unwrap_or(DEFAULT_MEMORY_CACHE_BYTES),
             prefetch: Prefetch::absent(),
         })
+    }
+}
+
+impl Default for Cache {
+    /// What a text without a cache section stands for.
+    fn default() -> Self {
+        Self::new(CacheKind::Dummy)
     }
 }
 
@@ -52,7 +76,7 @@ pub enum CacheKind {
     File(FileCache),
     /// The kernel's cachefiles.
     Fscache(Fscache),
-    /// Nothing is kept: `dummycache`, or no type at all.
+    /// No files, only memory: `dummycache`, or no type at all.
     Dummy,
 }
 

@@ -26,7 +26,7 @@ impl Config {
             "id": self.id,
             "backend": self.backend.as_ref().map(backend),
             "external_backends": self.external_backends.iter().map(external_backend).collect::<Vec<_>>(),
-            "cache": self.cache.as_ref().map(cache),
+            "cache": cache(&self.cache),
             "rafs": self.rafs.as_ref().map(rafs),
             "overlay": self.overlay.as_ref().map(|overlay| json!({
                 "upper_dir": path(&overlay.upper_dir),
@@ -193,6 +193,7 @@ fn cache(cache: &Cache) -> Value {
         "compressed": cache.compressed,
         "validate": cache.validate,
         "verify_on_fetch": cache.verify_on_fetch,
+        "memory_cache_bytes": cache.memory_cache_bytes,
         "prefetch": prefetch(&cache.prefetch),
         "filecache": filecache,
         "fscache": fscache,

@@ -50,8 +50,8 @@ pub const MAX_TEXT: usize = 1 << 20;
 
 /// One valid configuration.
 ///
-/// The parts are optional as in schema v2; whoever needs a part asks for it with [`Config::backend`],
-/// [`Config::cache`] or [`Config::rafs`] and gets an error that names the missing table. `Debug` prints no
+/// The parts are optional as in schema v2; whoever needs a part asks for it with [`Config::backend`] or
+/// [`Config::rafs`] and gets an error that names the missing table. `Debug` prints no
 /// secret.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -61,8 +61,8 @@ pub struct Config {
     pub backend: Option<Backend>,
     /// Settings merged into the backends of images with external blobs.
     pub external_backends: Vec<ExternalBackend>,
-    /// Where blobs are kept.
-    pub cache: Option<Cache>,
+    /// Where blobs are kept; in memory if the text does not say.
+    pub cache: Cache,
     /// How the tree is served.
     pub rafs: Option<Rafs>,
     /// The writable layer above the image.
@@ -118,7 +118,7 @@ impl Config {
     pub fn for_localfs_dir(dir: &Path) -> Self {
         Self {
             backend: Some(Backend::Localfs(Localfs { dir: Some(dir.to_owned()), ..Localfs::default() })),
-            cache: Some(Cache::file(dir)),
+            cache: Cache::file(dir),
             rafs: Some(Rafs::default()),
             ..Self::empty()
         }
@@ -130,7 +130,7 @@ impl Config {
             id: String::new(),
             backend: None,
             external_backends: Vec::new(),
-            cache: None,
+            cache: Cache::default(),
             rafs: None,
             overlay: None,
             tracing: None,
@@ -140,11 +140,6 @@ impl Config {
     /// The backend, or an error that says how to name one.
     pub fn backend(&self) -> Result<&Backend, Error> {
         self.backend.as_ref().ok_or(Error::Absent { key: "backend", purpose: "where blobs are read from" })
-    }
-
-    /// The cache settings, or an error that says how to give them.
-    pub fn cache(&self) -> Result<&Cache, Error> {
-        self.cache.as_ref().ok_or(Error::Absent { key: "cache", purpose: "where fetched data is kept" })
     }
 
     /// The settings of the tree, or an error that says how to give them.

@@ -20,7 +20,7 @@ const MAX_DEADLINE_MS: u64 = 24 * 3600 * 1000;
 const MIN_BANDWIDTH: u32 = 16 << 20;
 /// The default number of workers.
 const DEFAULT_THREADS: u32 = 8;
-const BYTES: &str = "bytes";
+pub(super) const BYTES: &str = "bytes";
 
 /// How the bootstrap is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

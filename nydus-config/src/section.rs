@@ -27,11 +27,12 @@ pub(super) fn quote(text: &str) -> String {
 }
 
 /// Keys out of place that would silently leave something undone, and their right place.
-const MISPLACED: [(&str, &str); 4] = [
+const MISPLACED: [(&str, &str); 5] = [
     ("cache.enable_encryption", "nothing is encrypted; it belongs into cache.filecache"),
     ("cache.encryption_key", "it belongs into cache.filecache"),
     ("cache.enable_convergent_encryption", "it belongs into cache.filecache"),
     ("device.cache.work_dir", "it belongs into device.cache.config"),
+    ("device.digest_validate", "it belongs to the top, beside device and mode"),
 ];
 
 /// A table being read.

@@ -97,7 +97,7 @@ fn the_v1_sample_means_what_the_reference_makes_of_it() {
     let rafs = config.rafs().unwrap();
     assert!(rafs.enable_xattr && !rafs.validate && !rafs.iostats_files);
     assert_eq!(rafs.read_deadline, Duration::from_secs(60));
-    let cache = config.cache().unwrap();
+    let cache = &config.cache;
     assert_eq!(cache.kind, CacheKind::File(FileCache { work_dir: "CACHE".into(), ..FileCache::default() }));
     assert!(cache.verify_on_fetch && !cache.validate && !cache.compressed);
     assert_eq!(cache.prefetch, rafs.prefetch, "an enabled fs_prefetch fills both blocks");
@@ -113,16 +113,20 @@ fn defaults_of_both_schemas() {
     assert!(v1_rafs.prefetch.prefetch_all, "v1's default is true");
     assert!(!v2_rafs.prefetch.prefetch_all, "v2's default is false");
     for config in [&v1, &v2] {
-        let prefetch = &config.cache().unwrap().prefetch;
+        let prefetch = &config.cache.prefetch;
         assert_eq!((prefetch.threads, prefetch.batch_size, prefetch.bandwidth()), (8, 1 << 20, None));
         let rafs = config.rafs().unwrap();
         assert_eq!((rafs.mode, rafs.amplify_io()), (Mode::Direct, 1 << 20));
     }
     let idle = ok(&self::v1(json!({"fs_prefetch": {"enable": false, "threads_count": 3}})));
     assert_eq!(idle.rafs().unwrap().prefetch.threads, 3);
-    assert_eq!(idle.cache().unwrap().prefetch, Prefetch::absent(), "a disabled one is not copied");
+    assert_eq!(idle.cache.prefetch, Prefetch::absent(), "a disabled one is not copied");
     let bare = ok(r#"{"device":{"backend":{"type":"localfs","config":{"dir":"d"}}},"mode":"cached"}"#);
-    assert_eq!(bare.cache().unwrap().kind, CacheKind::Dummy);
+    let bare_v2 = ok(r#"{"version":2,"backend":{"type":"localfs","localfs":{"dir":"d"}},"rafs":{}}"#);
+    for config in [&bare, &bare_v2] {
+        assert_eq!(config.cache, Cache::default());
+        assert_eq!((&config.cache.kind, config.cache.memory_cache_bytes), (&CacheKind::Dummy, 64 << 20));
+    }
     assert_eq!(bare.rafs().unwrap().mode, Mode::Cached);
 }
 
@@ -167,7 +171,7 @@ fn json_and_toml_of_v2_mean_the_same() {
     assert_eq!(config, ok(json));
     assert_eq!(config.rafs().unwrap().read_deadline, Duration::from_millis(250));
     assert_eq!(config.rafs().unwrap().amplify_io(), 128 << 10);
-    assert!(!config.cache().unwrap().verify_on_fetch);
+    assert!(!config.cache.verify_on_fetch);
     assert_eq!(config.external_backends[0].patch["auth"].expose(), "a");
 }
 
@@ -185,11 +189,33 @@ fn small_numbers_act_as_the_least_sensible_ones() {
 }
 
 #[test]
+fn the_memory_of_a_mount_without_files_is_a_key_of_both_schemas() {
+    for bytes in [0, 1, 8 << 20, 1 << 40] {
+        let keys = json!({"memory_cache_bytes": bytes});
+        let v1 = ok(&v1(json!({"device": {"cache": keys}})));
+        let v2 = ok(&v2(json!({"cache": keys})));
+        let alone = ok(&json!({"version": 2, "cache": keys}).to_string());
+        for config in [v1, v2, alone] {
+            assert_eq!(config.cache.memory_cache_bytes, bytes);
+            assert_eq!(config.to_daemon_info()["cache"]["memory_cache_bytes"], json!(bytes));
+        }
+    }
+    for (bad, found) in [(json!((1u64 << 40) + 1), "1099511627777"), (json!(-1), "-1"), (json!("64M"), "64M")]
+    {
+        let error = error(&v1(json!({"device": {"cache": {"memory_cache_bytes": bad}}})));
+        let expected =
+            "device.cache.memory_cache_bytes: expected a whole number of bytes from 0 to 1099511627776";
+        assert!(error.contains(expected) && error.contains(found), "{error}");
+    }
+}
+
+#[test]
 fn unknown_keys_warn_once_with_their_path_and_are_accepted() {
     let text = v1(json!({
         "device": {
             "backend": {"config": {"readahead": true, "foo": {"bar": 1}}},
             "cache": {"config": {"dedup_workers": 3}, "work_dir": "x"},
+            "digest_validate": false,
             "external_backend": {"config_path": "/x"},
         },
         "fs_prefetch": {"enable": false, "threads": 1},
@@ -203,6 +229,7 @@ fn unknown_keys_warn_once_with_their_path_and_are_accepted() {
             "device.backend.config.readahead: unknown key, ignored",
             "device.cache.config.dedup_workers: unknown key, ignored",
             "device.cache.work_dir: unknown key, ignored: it belongs into device.cache.config",
+            "device.digest_validate: unknown key, ignored: it belongs to the top, beside device and mode",
             "device.external_backend: unknown key, ignored",
             "fs_prefetch.threads: unknown key, ignored",
         ]
@@ -441,7 +468,6 @@ fn a_text_with_keys_of_both_schemas_is_v2_first() {
 fn parts_that_are_left_out_are_missed_by_name() {
     let config = ok("version = 2");
     assert!(config.backend().unwrap_err().to_string().contains("no `backend`"));
-    assert!(config.cache().unwrap_err().to_string().contains("no `cache`"));
     assert!(config.rafs().unwrap_err().to_string().contains("no `rafs`"));
 }
 
@@ -540,7 +566,7 @@ fn encryption_needs_a_good_key() {
     let key = format!("{}{}", "11".repeat(16), "22".repeat(16));
     let with = |keys: Value| v2(json!({"cache": {"filecache": keys}}));
     let config = ok(&with(json!({"enable_encryption": true, "encryption_key": key})));
-    let CacheKind::File(file) = &config.cache().unwrap().kind else { panic!("a file cache") };
+    let CacheKind::File(file) = &config.cache.kind else { panic!("a file cache") };
     let encryption = file.encryption.as_ref().expect("encryption");
     assert_eq!((encryption.key.expose()[0], encryption.convergent), (0x11, false));
     for (keys, complaint) in [
@@ -614,7 +640,6 @@ fn the_samples_load_without_a_warning() {
         assert_eq!(parsed.warnings, [], "{}", path.display());
         let config = parsed.config;
         config.backend().unwrap();
-        config.cache().unwrap();
         config.rafs().unwrap();
         let form = std::fs::read_to_string(&path).unwrap();
         assert!(!form.contains("${"), "{} needs nothing filled in", path.display());

@@ -21,7 +21,7 @@ struct Device {
 pub(super) fn read(section: &mut Section) -> Result<Config, Problem> {
     let device = section
         .table("device", read_device)?
-        .ok_or_else(|| section.missing("device", "a table with `backend` and `cache`"))?;
+        .ok_or_else(|| section.missing("device", "a table with `backend`"))?;
     let mode = section
         .choice("mode", &Mode::ALL)?
         .ok_or_else(|| section.missing("mode", "\"direct\" or \"cached\""))?;
@@ -38,7 +38,7 @@ pub(super) fn read(section: &mut Section) -> Result<Config, Problem> {
         id: device.id,
         backend: Some(device.backend),
         external_backends: device.external_backends,
-        cache: Some(cache),
+        cache,
         rafs: Some(Rafs { mode, batch_size, validate, prefetch, ..Rafs::read_common(section)? }),
         overlay: None,
         tracing: section.table("tracing", Tracing::read)?,
@@ -46,7 +46,7 @@ pub(super) fn read(section: &mut Section) -> Result<Config, Problem> {
 }
 
 fn read_device(section: &mut Section) -> Result<Device, Problem> {
-    let cache = section.table("cache", read_cache)?.unwrap_or_else(|| Cache::new(CacheKind::Dummy));
+    let cache = section.table("cache", read_cache)?.unwrap_or_default();
     Ok(Device {
         id: section.text("id")?.unwrap_or_default(),
         backend: section

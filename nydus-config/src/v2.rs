@@ -20,14 +20,13 @@ pub(super) fn read(section: &mut Section) -> Result<Config, Problem> {
         id: section.text("id")?.unwrap_or_default(),
         backend: section.table("backend", read_backend)?,
         external_backends: ExternalBackend::read_list(section)?,
-        cache: section.table("cache", read_cache)?,
+        cache: section.table("cache", read_cache)?.unwrap_or_default(),
         rafs: section.table("rafs", read_rafs)?,
         overlay: section.table("overlay", Overlay::read)?,
         tracing: section.table("tracing", Tracing::read)?,
     };
     let wished = config.rafs.as_ref().is_some_and(|rafs| rafs.prefetch.enable);
-    let served = config.cache.as_ref().is_some_and(|cache| cache.prefetch.enable);
-    if wished && !served {
+    if wished && !config.cache.prefetch.enable {
         section.warn("rafs.prefetch.enable", "has no effect without cache.prefetch.enable");
     }
     Ok(config)

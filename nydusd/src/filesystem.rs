@@ -207,7 +207,7 @@ impl Filesystem {
     /// Reads at `offset` into `out` if every byte is in the cache as it lies: the bytes read, less than
     /// `out.len()` only at the end of the file. `None` if some chunk is not, and [`Self::read`] must wait for it.
     ///
-    /// Takes no lock and allocates nothing.
+    /// Takes no lock and allocates nothing; without a cache directory, a lock for each look-up in memory.
     pub fn read_ready(&self, ino: Ino, offset: u64, out: &mut [u8]) -> Result<Option<usize>> {
         let mut filled = 0;
         // Chunks that lie behind each other in one blob are one read of the cache file.
@@ -226,8 +226,14 @@ impl Filesystem {
                 }
                 Extent::Chunk { blob_index, len, .. } => (blob_index, len as usize),
             };
-            let Some(at) = self.blob(ino, offset, blob_index)?.ready(&extent) else {
-                return Ok(None);
+            let blob = self.blob(ino, offset, blob_index)?;
+            let Some(at) = blob.ready(&extent) else {
+                let piece = out.get_mut(filled..filled + len).ok_or(Error::OutOfRange(offset))?;
+                if !blob.read_held(&extent, piece) || run.take().is_some_and(|run| !self.pread(&run, out)) {
+                    return Ok(None);
+                }
+                filled += len;
+                continue;
             };
             match &mut run {
                 Some(run) if run.blob_index == blob_index && run.at + run.len as u64 == at => run.len += len,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use blobcache::{Blob, BlobCache, CacheOptions, CacheStorage, ErrorKind};
-use rafs::{Bootstrap, OpenOptions, Version};
+use rafs::{Bootstrap, OpenOptions};
 use storage::backend::measured::Measured;
 use storage::backend::traced::Traced;
 use storage::backend::{Backend, Priority, Request};
@@ -68,8 +68,16 @@ impl Image {
         runtime: &Handle,
     ) -> Result<Self> {
         let rafs = config.rafs()?;
-        let cache = config.cache()?;
+        let cache = &config.cache;
         let work_dir = work_dir(cache)?;
+        if work_dir.is_none() {
+            info!(
+                memory_cache_bytes = cache.memory_cache_bytes,
+                "no cache directory: what was read is held in memory as far as it fits, and fetched again after that; \
+                 a cache of type \"blobcache\" with a work_dir would keep it on disk, for later mounts, other daemons and \
+                 while the backend is down"
+            );
+        }
         if config.overlay.is_some() {
             bail!("overlay: writable overlays are not supported yet");
         }
@@ -79,9 +87,6 @@ impl Image {
             extract_dir: work_dir.map(Path::to_owned),
         };
         let bootstrap = Arc::new(Bootstrap::open(bootstrap, &options)?);
-        if bootstrap.version() == Version::V6 && work_dir.is_none() {
-            bail!("RAFS v6 needs a local cache: set cache.type to \"blobcache\" and its work_dir");
-        }
         let mut place = config.backend()?.clone();
         if let (Some(http), Some(limit)) = (place.http_mut(), cache.prefetch.bandwidth()) {
             http.prefetch_bandwidth = limit.into();
@@ -137,6 +142,7 @@ fn cache_options(cache: &nydus_config::Cache, rafs: &nydus_config::Rafs) -> Resu
     options.validate = cache.validate || rafs.validate;
     options.verify_on_fetch = cache.verify_on_fetch;
     options.amplify_bytes = rafs.amplify_io();
+    options.memory_cache_bytes = cache.memory_cache_bytes;
     Ok(options)
 }
 

@@ -8,7 +8,7 @@ fn daemon_info_has_the_shape_of_the_reference() {
     let expected: Value = serde_json::from_str(
         r#"{"version":2,"id":"","backend":{"type":"localfs","localdisk":null,
         "localfs":{"blob_file":"","dir":"/blobs","alt_dirs":[]},"oss":null,"s3":null,"registry":null,"http-proxy":null},
-        "external_backends":[],"cache":{"type":"blobcache","compressed":false,"validate":false,"verify_on_fetch":true,
+        "external_backends":[],"cache":{"type":"blobcache","compressed":false,"validate":false,"verify_on_fetch":true,"memory_cache_bytes":67108864,
         "prefetch":{"enable":false,"threads":0,"batch_size":0,"bandwidth_limit":0,"prefetch_all":true,"stream_prefetch":false},
         "filecache":{"work_dir":"/cache","disable_indexed_map":false,"enable_encryption":false,
         "enable_convergent_encryption":false,"encryption_key":""},"fscache":null},

@@ -140,10 +140,11 @@ pub(super) static FAMILIES: &[Family] = &[
         name: "served",
         unit: BYTES,
         kind: COUNTER,
-        help: "Bytes of files handed to readers, from the local copy (cache) or from what was just fetched (fetch); backend_read_bytes over their sum is the amplification.",
+        help: "Bytes of files handed to readers, from the local copy (cache), from chunks held in memory (memory) or from what was just fetched (fetch); backend_read_bytes over their sum is the amplification.",
         samples: OfMount(|mount, to| {
             let cache = mount.cache.metrics();
             to.counter(&[("source", "cache")], cache.bytes_from_cache.get())?;
+            to.counter(&[("source", "memory")], cache.bytes_from_memory.get())?;
             to.counter(&[("source", "fetch")], cache.bytes_from_fetch.get())
         }),
     },
@@ -240,6 +241,27 @@ pub(super) static FAMILIES: &[Family] = &[
         kind: GAUGE,
         help: "Fetches in the queue for a share of the memory budget.",
         samples: OfMount(|mount, to| to.gauge(&[], mount.cache.memory_use().waiting as f64)),
+    },
+    Family {
+        name: "memory_cache_hits",
+        unit: NO_UNIT,
+        kind: COUNTER,
+        help: "Pieces of chunks that were found in memory, where no file keeps them: without a cache directory.",
+        samples: OfMount(|mount, to| to.counter(&[], mount.cache.metrics().memory_hits.get())),
+    },
+    Family {
+        name: "memory_cache_limit",
+        unit: BYTES,
+        kind: GAUGE,
+        help: "The most that chunks may take which are held in memory because no file keeps them.",
+        samples: OfMount(|mount, to| to.gauge(&[], mount.cache.memory_cache_use().limit_bytes as f64)),
+    },
+    Family {
+        name: "memory_cache_used",
+        unit: BYTES,
+        kind: GAUGE,
+        help: "Bytes of the chunks that are held in memory because no file keeps them, with what it costs to keep account of them.",
+        samples: OfMount(|mount, to| to.gauge(&[], mount.cache.memory_cache_use().used_bytes as f64)),
     },
     // The backend as a whole.
     Family {

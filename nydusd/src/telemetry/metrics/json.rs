@@ -67,6 +67,7 @@ pub fn cache(work_dir: &Value, cache: &BlobCache) -> Value {
         "backend_errors": metrics.backend_errors.get(),
         "metadata_requests": metrics.metadata_requests.get(),
         "bytes_from_cache": metrics.bytes_from_cache.get(),
+        "bytes_from_memory": metrics.bytes_from_memory.get(),
         "bytes_from_fetch": metrics.bytes_from_fetch.get(),
         "chunks_fetched": metrics.chunks_fetched.get(),
         "chunks_cached": metrics.chunks_cached.get(),

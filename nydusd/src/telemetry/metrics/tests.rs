@@ -107,6 +107,8 @@ async fn numbers_are_shown_where_they_belong() {
         (r#"nydusd_read_wait_seconds_bucket{le="+Inf",mountpoint="/"}"#, "1"),
         (r#"nydusd_memory_limit_bytes{mountpoint="/"}"#, "67108864.0"),
         (r#"nydusd_memory_used_bytes{mountpoint="/"}"#, "0.0"),
+        (r#"nydusd_memory_cache_limit_bytes{mountpoint="/"}"#, "67108864.0"),
+        (r#"nydusd_memory_cache_used_bytes{mountpoint="/"}"#, "0.0"),
         (r#"nydusd_backend_reads_total{mountpoint="/",result="success"}"#, "1"),
         (r#"nydusd_backend_read_bytes_total{mountpoint="/"}"#, "4"),
         (r#"nydusd_backend_read_length_bytes_bucket{le="4096.0",mountpoint="/"}"#, "1"),
