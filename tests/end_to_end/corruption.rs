@@ -26,11 +26,16 @@ struct Mounted {
 
 impl Mounted {
     fn new(name: &str) -> Self {
+        Self::caching(name, Caching::Plain)
+    }
+
+    fn caching(name: &str, caching: Caching) -> Self {
         let image = Image::named(name);
         let scratch = Scratch::new();
         let copy = image.copy_to(&scratch.path("image"));
         let mut config = Config::new(&copy.blobs, &scratch.cache());
         config.amplify_io = Some(0);
+        config.caching = caching;
         let daemon = scratch.launch(&copy.bootstrap, &config).start();
         Self { layout: Layout::of(&image), image, copy, daemon, scratch }
     }
@@ -62,8 +67,8 @@ fn first_chunk(mounted: &Mounted, path: &str) -> (u32, u32) {
     *mounted.layout.chunks(Path::new(path), 0, 1).keys().next().unwrap()
 }
 
-fn one_corrupt_chunk(name: &str) {
-    let mounted = Mounted::new(name);
+fn one_corrupt_chunk(name: &str, caching: Caching) {
+    let mounted = Mounted::caching(name, caching);
     let (blob, chunk) = first_chunk(&mounted, "etc/services");
     let affected = mounted.spoil(blob, chunk);
     for (path, content) in mounted.image.files() {
@@ -105,13 +110,20 @@ fn one_corrupt_chunk(name: &str) {
 #[test]
 fn one_corrupt_chunk_v5_plain() {
     require_mounts!();
-    one_corrupt_chunk("v5-none-prefetch");
+    one_corrupt_chunk("v5-none-prefetch", Caching::Plain);
 }
 
 #[test]
 fn one_corrupt_chunk_v6_plain() {
     require_mounts!();
-    one_corrupt_chunk("v6-none");
+    one_corrupt_chunk("v6-none", Caching::Plain);
+}
+
+#[test]
+fn one_corrupt_chunk_without_a_cache_directory() {
+    require_mounts!();
+    one_corrupt_chunk("v5-none-prefetch", Caching::Off);
+    one_corrupt_chunk("v6-none", Caching::Off);
 }
 
 /// The chunks of a file that are not corrupt are served, whatever the others do.

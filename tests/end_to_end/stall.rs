@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use nydus_tests::config::Caching;
 use nydus_tests::daemon::{Daemon, Scratch};
 use nydus_tests::fixtures::Image;
 use nydus_tests::latency::Latencies;
@@ -107,7 +108,8 @@ fn serve_through_stall(
             })
             .collect();
         daemon.wait_for("the backend is asked", || stall.held() > 0);
-        let (before, mut served) = (daemon.counter("bytes_from_cache"), 0);
+        let hits = || daemon.counter("bytes_from_cache") + daemon.counter("bytes_from_memory");
+        let (before, mut served) = (hits(), 0);
         for round in 0..1000 {
             let piece = rng.pick(cached);
             let len = 1 + rng.index(piece.content.len());
@@ -129,7 +131,7 @@ fn serve_through_stall(
                 assert!(all <= ALL_THREADS && stuck <= STUCK_THREADS, "{all} threads, {stuck} of them stuck");
             }
         }
-        let counted = daemon.counter("bytes_from_cache") - before;
+        let counted = hits() - before;
         assert!(
             counted >= served,
             "the daemon served {counted} of {served} bytes: the page cache did the rest"
@@ -159,11 +161,22 @@ fn serve_through_stall(
 #[test]
 fn a_hanging_backend_delays_only_those_who_need_it() {
     require_mounts!();
+    a_hanging_backend(Caching::Plain);
+}
+
+#[test]
+fn a_hanging_backend_delays_only_those_who_need_it_without_a_cache_directory_too() {
+    require_mounts!();
+    a_hanging_backend(Caching::Off);
+}
+
+fn a_hanging_backend(caching: Caching) {
     let scratch = Scratch::new();
     let image = Image::named("v6-lz4-4k-sha256");
     let blobs = StallFs::serve(&image.blobs());
     let mut config = scratch.config(&image);
     config.blobs = blobs.path().to_owned();
+    config.caching = caching;
     // Only what is asked for is cached.
     config.amplify_io = Some(0);
     config.read_deadline_ms = Some(u64::try_from(DEADLINE.as_millis()).unwrap());

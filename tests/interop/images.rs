@@ -27,9 +27,6 @@ fn check(name: &str) {
 }
 
 fn check_settings(image: &Image, form: Form, caching: Caching, validate: bool) {
-    if caching == Caching::Off && image.version == Version::V6 {
-        return;
-    }
     if program::is_reference() && !reference_can(image, caching, validate) {
         return;
     }
@@ -59,7 +56,8 @@ fn check_settings(image: &Image, form: Form, caching: Caching, validate: bool) {
 fn reference_can(image: &Image, caching: Caching, validate: bool) -> bool {
     let validates = image.version == Version::V5 || !validate;
     match caching {
-        Caching::Plain | Caching::Off => program::knows(image) && validates,
+        Caching::Plain => program::knows(image) && validates,
+        Caching::Off => program::knows(image) && validates && image.version == Version::V5,
         Caching::Compressed => program::knows(image) && validates && image.name != "v6-zran",
         Caching::Encrypted => false,
     }

@@ -1,6 +1,6 @@
 //! Every fixture image from every kind of backend, configured by schema v1 and by schema v2.
 
-use nydus_tests::config::Form;
+use nydus_tests::config::{Caching, Form};
 use nydus_tests::fixtures::{IMAGES, Image};
 use nydus_tests::servers::docker_registry::{DockerRegistry, Setup};
 use nydus_tests::servers::moto::Moto;
@@ -9,7 +9,7 @@ use nydus_tests::servers::oss::Oss;
 use nydus_tests::{require_mounts, require_python, require_tools};
 use serde_json::json;
 
-use crate::mounting::check;
+use crate::mounting::{check, check_caching};
 
 /// The image whose blob is not named by its digest: it cannot be pushed to a registry.
 const NO_DIGEST: &str = "v6-batch-toc";
@@ -23,6 +23,7 @@ fn every_image_from_a_registry() {
         registry.push(image);
         for form in [Form::V1, Form::V2Json] {
             check(image, form, ("registry", registry.backend()), "a registry");
+            check_caching(image, form, Caching::Off, ("registry", registry.backend()), "a registry");
         }
     }
     // Pieces of blobs, and nothing twice for want of a proof.

@@ -24,7 +24,7 @@ pub enum Caching {
     Compressed,
     /// Decoded, encrypted at rest.
     Encrypted,
-    /// Not at all (v5 only).
+    /// In memory: the configuration has no section for a cache, unless it says how much memory.
     Off,
 }
 
@@ -41,6 +41,8 @@ pub struct Config {
     pub cache: PathBuf,
     /// How chunks are cached.
     pub caching: Caching,
+    /// The most bytes of chunks in memory; `None`: the default.
+    pub memory_cache_bytes: Option<u64>,
     /// `digest_validate` in v1, `rafs.validate` in v2.
     pub validate: bool,
     /// Read amplification in bytes; `None`: the default.
@@ -60,6 +62,7 @@ impl Config {
             backend: None,
             cache: cache.to_owned(),
             caching: Caching::Plain,
+            memory_cache_bytes: None,
             validate: false,
             amplify_io: None,
             read_deadline_ms: None,
@@ -89,19 +92,18 @@ impl Config {
 
     fn v1(&self) -> Value {
         let (kind, keys) = self.backend();
-        let mut cache = json!({});
+        let mut device = json!({ "backend": { "type": kind, "config": keys } });
         if self.caching != Caching::Off {
-            cache = json!({ "type": "blobcache", "config": { "work_dir": self.cache } });
+            let mut cache = json!({ "type": "blobcache", "config": { "work_dir": self.cache } });
             if self.caching == Caching::Compressed {
                 cache["compressed"] = json!(true);
             }
             self.encryption(&mut cache["config"]);
+            device["cache"] = cache;
         }
+        self.memory(&mut device);
         let mut config = json!({
-            "device": {
-                "backend": { "type": kind, "config": keys },
-                "cache": cache,
-            },
+            "device": device,
             "mode": "direct",
             "digest_validate": self.validate,
             "enable_xattr": true,
@@ -117,7 +119,6 @@ impl Config {
         let mut config = json!({
             "version": 2,
             "backend": { "type": kind, kind: keys },
-            "cache": { "type": "dummycache" },
             "rafs": { "mode": "direct", "validate": self.validate, "enable_xattr": true },
         });
         if self.caching != Caching::Off {
@@ -132,9 +133,17 @@ impl Config {
                 config["rafs"]["prefetch"] = json!({ "enable": true, "prefetch_all": true });
             }
         }
+        self.memory(&mut config);
         set(&mut config["rafs"], "batch_size", self.amplify_io);
         set(&mut config["rafs"], "read_deadline_ms", self.read_deadline_ms);
         config
+    }
+
+    /// Adds to the section for the cache in `parent` how much memory it may take.
+    fn memory(&self, parent: &mut Value) {
+        if let Some(bytes) = self.memory_cache_bytes {
+            parent["cache"]["memory_cache_bytes"] = json!(bytes);
+        }
     }
 
     fn encryption(&self, filecache: &mut Value) {

@@ -1,4 +1,4 @@
-//! The daemon's program: the workspace's own, built once, or another one to compare with.
+//! The programs under test. The daemon: the workspace's own, built once, or another one to compare with.
 //!
 //! `cargo test --workspace` builds libraries and tests, but not necessarily `target/<profile>/nydusd`. So the first
 //! test of a process that needs the program asks cargo for it, with the profile, target directory and
@@ -16,7 +16,13 @@ use crate::fixtures::Image;
 /// The program under test. Fails the test if it cannot be built.
 pub fn nydusd() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| std::env::var_os("NYDUSD_BIN").map_or_else(build, PathBuf::from))
+    PROGRAM.get_or_init(|| std::env::var_os("NYDUSD_BIN").map_or_else(|| build("nydusd"), PathBuf::from))
+}
+
+/// The workspace's `nydus-image`. Fails the test if it cannot be built.
+pub fn nydus_image() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| build("nydus-image"))
 }
 
 /// True if the program under test is the reference implementation.
@@ -30,7 +36,7 @@ pub fn knows(image: &Image) -> bool {
     !is_reference() || !matches!(image.name, "v6-batch-toc" | "v6-encrypt")
 }
 
-fn build() -> PathBuf {
+fn build(program: &str) -> PathBuf {
     // target/<profile>/deps/<test>-<hash>
     let test = std::env::current_exe().expect("a test knows its own path");
     let profile_dir = test.ancestors().nth(2).expect("tests lie in target/<profile>/deps").to_owned();
@@ -48,7 +54,7 @@ fn build() -> PathBuf {
             "--quiet",
             "--workspace",
             "--bin",
-            "nydusd",
+            program,
             "--test",
             "interop",
             "--profile",
@@ -58,6 +64,6 @@ fn build() -> PathBuf {
         .arg(target_dir)
         .output()
         .expect("cargo runs");
-    assert!(output.status.success(), "building nydusd: {}", String::from_utf8_lossy(&output.stderr));
-    profile_dir.join("nydusd")
+    assert!(output.status.success(), "building {program}: {}", String::from_utf8_lossy(&output.stderr));
+    profile_dir.join(program)
 }

@@ -1,13 +1,12 @@
 //! A small HTTP client that puts blobs where the daemon will look for them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Runtime;
 
-use crate::fixtures::Image;
 use crate::manifest::hex;
 
 /// The client.
@@ -62,12 +61,12 @@ impl Client {
         reply
     }
 
-    /// Pushes the blobs of `image` to a repository, as `docker push` pushes layers: an upload is opened, and closed with all
+    /// Pushes the blob `files` to a repository, as `docker push` pushes layers: an upload is opened, and closed with all
     /// bytes and their digest. `registry` is `http://HOST`, `proof` the header `Authorization`.
-    pub fn push(&self, registry: &str, repo: &str, proof: Option<&str>, image: &Image) {
+    pub fn push(&self, registry: &str, repo: &str, proof: Option<&str>, files: &[PathBuf]) {
         let headers: Vec<(&str, &str)> = proof.iter().map(|proof| ("authorization", *proof)).collect();
-        for file in image.blob_files() {
-            let content = std::fs::read(&file).unwrap();
+        for file in files {
+            let content = std::fs::read(file).unwrap();
             let digest = hex(&Sha256::digest(&content));
             assert!(file.ends_with(&digest), "{}: the id of this blob is not its digest", file.display());
             let start = format!("{registry}/v2/{repo}/blobs/uploads/");

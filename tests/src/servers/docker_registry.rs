@@ -115,6 +115,11 @@ impl DockerRegistry {
 
     /// Pushes the blobs of an image.
     pub fn push(&self, image: &Image) {
+        self.push_files(&image.blob_files());
+    }
+
+    /// Pushes blobs, each a file that is named by its digest.
+    pub fn push_files(&self, files: &[PathBuf]) {
         let proof = match self.setup.0 {
             Access::Anonymous => None,
             Access::Password => Some(format!("Basic {}", auth())),
@@ -122,7 +127,7 @@ impl DockerRegistry {
                 Some(format!("Bearer {}", self.tokens().issue(&format!("repository:{REPO}:push,pull"), true)))
             }
         };
-        self.client.push(&self.url(), REPO, proof.as_deref(), image);
+        self.client.push(&self.url(), REPO, proof.as_deref(), files);
     }
 
     /// The keys of a configuration that reads from it.
