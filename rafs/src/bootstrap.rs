@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use storage::blob::{BlobDescription, ChunkDescription, Compressor, DigestSource};
 use storage::digest::{Digest, Digester};
@@ -14,6 +14,7 @@ use crate::extent::Extents;
 use crate::flags::ImageFlags;
 use crate::image::Image;
 use crate::inode::{Attributes, Ino};
+use crate::number_set::NumberSet;
 use crate::xattr::Xattrs;
 use crate::{directory, extent, inlined, v5, v6, xattr};
 
@@ -47,6 +48,8 @@ pub struct OpenOptions {
 /// error or some inode, nothing worse.
 pub struct Bootstrap {
     tree: Tree,
+    /// The numbers of all inodes, once somebody has asked.
+    reachable: OnceLock<NumberSet>,
 }
 
 pub(crate) enum Tree {
@@ -103,6 +106,7 @@ impl Bootstrap {
                 Version::V5 => Tree::V5(v5::Tree::open(image, options.verify_inodes)?),
                 Version::V6 => Tree::V6(v6::Tree::open(image)?),
             },
+            reachable: OnceLock::new(),
         })
     }
 
@@ -130,6 +134,10 @@ impl Bootstrap {
 
     pub(crate) fn tree(&self) -> &Tree {
         &self.tree
+    }
+
+    pub(crate) fn reachable(&self) -> &OnceLock<NumberSet> {
+        &self.reachable
     }
 
     pub(crate) fn image(&self) -> &Image {

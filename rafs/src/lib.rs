@@ -31,6 +31,7 @@ mod inode;
 mod merkle;
 mod number_set;
 mod prefetch_table;
+mod reachable;
 mod tables;
 mod v5;
 mod v6;

@@ -21,4 +21,10 @@ impl NumberSet {
         *word |= bit;
         new
     }
+
+    /// True if `number` is in.
+    pub(crate) fn contains(&self, number: u64) -> bool {
+        let word = usize::try_from(number / 64).ok().and_then(|at| self.words.get(at));
+        word.is_some_and(|word| word & (1 << (number % 64)) != 0)
+    }
 }

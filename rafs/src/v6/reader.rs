@@ -268,7 +268,10 @@ impl Tree {
     }
 
     pub(crate) fn attributes(&self, ino: Ino) -> Result<Attributes> {
-        Ok(self.node(ino)?.attributes())
+        let attributes = self.node(ino)?.attributes();
+        // Whole blocks, as the kernel's EROFS counts them.
+        let blocks = attributes.blocks.next_multiple_of(self.block_size / 512);
+        Ok(Attributes { blocks, ..attributes })
     }
 
     pub(crate) fn lookup(&self, directory: Ino, name: &[u8]) -> Result<Option<Ino>> {

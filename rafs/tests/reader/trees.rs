@@ -64,6 +64,7 @@ fn list(bootstrap: &Bootstrap) -> BTreeMap<String, Value> {
             let path = format!("{prefix}{}", fixtures::spelled(entry.name));
             assert_eq!(bootstrap.lookup(directory, entry.name).unwrap(), Some(entry.ino), "{path}");
             assert_eq!(bootstrap.attributes(entry.ino).unwrap().file_type, entry.file_type, "{path}");
+            assert!(bootstrap.is_entry(entry.ino), "{path}");
             if entry.file_type == FileType::Directory {
                 subdirectories += 1;
                 assert_eq!(bootstrap.parent(entry.ino).unwrap(), directory, "{path}");
@@ -113,6 +114,13 @@ fn every_bootstrap_passes_the_check() {
         let inodes = summary.directories + summary.files + summary.symlinks + summary.specials;
         let entries = rafs::fuzzing::walk(&bootstrap) + 1;
         assert_eq!(inodes + summary.hard_links, entries, "{path}");
+        // Numbers are those of table entries, or of places in the file.
+        let numbers = (0..bytes.len() as u64).chain([u64::MAX]);
+        assert_eq!(
+            numbers.filter(|number| bootstrap.is_entry(Ino(*number))).count() as u64,
+            inodes,
+            "{path}"
+        );
         assert!(summary.chunks > 0 && summary.file_bytes > 0 && summary.depth > 0, "{path}: {summary:?}");
     }
 }
