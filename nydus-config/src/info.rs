@@ -216,6 +216,7 @@ fn rafs(rafs: &Rafs) -> Value {
         "batch_size": rafs.batch_size,
         "validate": rafs.validate,
         "enable_xattr": rafs.enable_xattr,
+        "id_mapping": rafs.id_mapping.map(|ids| [ids.inside, ids.outside, ids.count]),
         "iostats_files": rafs.iostats_files,
         "access_pattern": rafs.access_pattern,
         "latest_read_files": rafs.latest_read_files,

@@ -41,7 +41,7 @@ pub use self::tracing::Tracing;
 pub use backend::{Backend, ExternalBackend, Localdisk, Localfs};
 pub use cache::{Cache, CacheKind, Encryption, FileCache, Fscache};
 pub use error::{Error, Warning};
-pub use rafs::{Mode, Overlay, Prefetch, Rafs};
+pub use rafs::{IdMapping, Mode, Overlay, Prefetch, Rafs};
 pub use secret::EncryptionKey;
 use storage::secret::Secret;
 

@@ -53,8 +53,10 @@ pub struct Rafs {
     /// `digest_validate` of schema v1. With v5: check inodes and chunks against their digests; with v6: the
     /// same as [`super::Cache::validate`].
     pub validate: bool,
-    /// Serve extended attributes.
+    /// Serve extended attributes. False hides those that the image has.
     pub enable_xattr: bool,
+    /// Whose files the image's are. `None`: those of the owners that it records.
+    pub id_mapping: Option<IdMapping>,
     /// Count operations per file.
     pub iostats_files: bool,
     /// Record the first access to each file.
@@ -73,7 +75,8 @@ impl Default for Rafs {
             mode: Mode::Direct,
             batch_size: DEFAULT_BATCH,
             validate: false,
-            enable_xattr: false,
+            enable_xattr: true,
+            id_mapping: None,
             iostats_files: false,
             access_pattern: false,
             latest_read_files: false,
@@ -92,13 +95,14 @@ impl Rafs {
     /// Reads the keys that both schemas name alike.
     pub(super) fn read_common(section: &mut Section) -> Result<Self, Problem> {
         let mut flag = |key| section.boolean(key).map(|flag| flag.unwrap_or(false));
-        let (enable_xattr, iostats_files) = (flag("enable_xattr")?, flag("iostats_files")?);
+        let iostats_files = flag("iostats_files")?;
         let (access_pattern, latest_read_files) = (flag("access_pattern")?, flag("latest_read_files")?);
         let read_deadline = section
             .integer("read_deadline_ms", 1..=MAX_DEADLINE_MS, "milliseconds")?
             .unwrap_or(DEFAULT_DEADLINE_MS);
         Ok(Self {
-            enable_xattr,
+            enable_xattr: section.boolean("enable_xattr")?.unwrap_or(true),
+            id_mapping: IdMapping::read(section)?,
             iostats_files,
             access_pattern,
             latest_read_files,
@@ -110,6 +114,39 @@ impl Rafs {
     /// Reads the wished width of a widened read.
     pub(super) fn read_batch_size(section: &mut Section, key: &str) -> Result<u64, Problem> {
         Ok(section.integer(key, 0..=MAX_BATCH, BYTES)?.unwrap_or(DEFAULT_BATCH))
+    }
+}
+
+/// The owners of a container with a user namespace: `count` ids from `inside` on, as the image has them, are those from
+/// `outside` on for the host. Users and groups alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdMapping {
+    /// The first id of the image.
+    pub inside: u32,
+    /// The first id of the host.
+    pub outside: u32,
+    /// How many; never 0.
+    pub count: u32,
+}
+
+impl IdMapping {
+    /// Reads `id_mapping`, a list of the three; a count of 0 is none.
+    fn read(section: &mut Section) -> Result<Option<Self>, Problem> {
+        const KEY: &str = "id_mapping";
+        let expected = "[INSIDE, OUTSIDE, COUNT]";
+        let Some(numbers) = section.integers(KEY, 0..=u32::MAX.into(), expected)? else { return Ok(None) };
+        let numbers: Vec<u32> = numbers.into_iter().filter_map(|number| u32::try_from(number).ok()).collect();
+        let &[inside, outside, count] = &numbers[..] else {
+            return Err(section.invalid(KEY, format!("expected {expected}, found {} numbers", numbers.len())));
+        };
+        for first in [inside, outside] {
+            // 4294967295 is no id: it means "unchanged" to chown(2).
+            if first.checked_add(count).is_none() {
+                let detail = format!("{count} ids from {first} on go beyond the largest, {}", u32::MAX - 1);
+                return Err(section.invalid(KEY, detail));
+            }
+        }
+        Ok((count != 0).then_some(Self { inside, outside, count }))
     }
 }
 

@@ -262,6 +262,34 @@ impl Section {
         Ok(texts)
     }
 
+    /// A list of whole numbers in `range`. `expected` says what the list is.
+    pub fn integers(
+        &mut self,
+        key: &str,
+        range: RangeInclusive<u64>,
+        expected: &str,
+    ) -> Result<Option<Vec<u64>>, Problem> {
+        let items = match self.take(key) {
+            None => return Ok(None),
+            Some(Node::List(items)) => items,
+            Some(other) => return Err(self.mismatch(key, expected, &other)),
+        };
+        let number = |item: &Node| match item {
+            Node::Integer(value) => u64::try_from(*value).ok().filter(|value| range.contains(value)),
+            _ => None,
+        };
+        let mut numbers = Vec::new();
+        for (index, item) in items.iter().enumerate() {
+            let Some(number) = number(item) else {
+                let (start, end, found) = (range.start(), range.end(), item.describe(true));
+                let detail = format!("expected a whole number from {start} to {end}, found {found}");
+                return Err(Problem::value(format!("{}[{index}]", self.key(key)), detail));
+            };
+            numbers.push(number);
+        }
+        Ok(Some(numbers))
+    }
+
     /// A list of paths, none of them empty.
     pub fn paths(&mut self, key: &str) -> Result<Vec<PathBuf>, Problem> {
         let texts = self.texts(key)?;

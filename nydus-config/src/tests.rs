@@ -121,6 +121,8 @@ fn defaults_of_both_schemas() {
     let idle = ok(&self::v1(json!({"fs_prefetch": {"enable": false, "threads_count": 3}})));
     assert_eq!(idle.rafs().unwrap().prefetch.threads, 3);
     assert_eq!(idle.cache.prefetch, Prefetch::absent(), "a disabled one is not copied");
+    let attributes = |patch: Value| ok(&self::v1(patch)).rafs().unwrap().enable_xattr;
+    assert!(attributes(json!({})) && !attributes(json!({"enable_xattr": false})));
     let bare = ok(r#"{"device":{"backend":{"type":"localfs","config":{"dir":"d"}}},"mode":"cached"}"#);
     let bare_v2 = ok(r#"{"version":2,"backend":{"type":"localfs","localfs":{"dir":"d"}},"rafs":{}}"#);
     for config in [&bare, &bare_v2] {
@@ -173,6 +175,23 @@ fn json_and_toml_of_v2_mean_the_same() {
     assert_eq!(config.rafs().unwrap().amplify_io(), 128 << 10);
     assert!(!config.cache.verify_on_fetch);
     assert_eq!(config.external_backends[0].patch["auth"].expose(), "a");
+}
+
+#[test]
+fn the_snapshotter_maps_ids_with_three_numbers() {
+    let mapping = |text: String| ok(&text).rafs().unwrap().id_mapping;
+    let (inside, outside, count) = (0, 100_000, 65_536);
+    for text in [
+        v1(json!({"id_mapping": [inside, outside, count]})),
+        v2(json!({"rafs": {"id_mapping": [inside, outside, count]}})),
+    ] {
+        assert_eq!(mapping(text), Some(IdMapping { inside, outside, count }));
+    }
+    for none in [json!(null), json!([0, 0, 0]), json!([5, 6, 0])] {
+        assert_eq!(mapping(v1(json!({"id_mapping": none}))), None);
+    }
+    let most = mapping(v1(json!({"id_mapping": [1, 0, u32::MAX - 1]}))).unwrap();
+    assert_eq!(most.inside + (most.count - 1), u32::MAX - 1, "the largest id");
 }
 
 #[test]
@@ -281,6 +300,20 @@ fn wrong_types_and_values_name_key_expected_and_found() {
         (v1(json!({"device": null})), "schema v1 needs `device`"),
         (v1(json!({"device": 5})), "device: expected a table, found a number"),
         (v1(json!({"enable_xattr": "yes"})), r#"enable_xattr: expected true or false, found the text "yes""#),
+        (v1(json!({"id_mapping": "0:1:2"})), "id_mapping: expected [INSIDE, OUTSIDE, COUNT], found the text"),
+        (
+            v2(json!({"rafs": {"id_mapping": [0, 1]}})),
+            "rafs.id_mapping: expected [INSIDE, OUTSIDE, COUNT], found 2 numbers",
+        ),
+        (
+            v1(json!({"id_mapping": [0, -1, 3]})),
+            "id_mapping[1]: expected a whole number from 0 to 4294967295, found -1",
+        ),
+        (v1(json!({"id_mapping": [0, 0, "3"]})), "id_mapping[2]: expected a whole number"),
+        (
+            v1(json!({"id_mapping": [0, 4_294_967_290_u32, 6]})),
+            "id_mapping: 6 ids from 4294967290 on go beyond the largest, 4294967294",
+        ),
         (
             v1(json!({"amplify_io": 0x1000_0001})),
             "amplify_io: expected a whole number of bytes from 0 to 268435456, found 268435457",

@@ -12,7 +12,7 @@ fn daemon_info_has_the_shape_of_the_reference() {
         "prefetch":{"enable":false,"threads":0,"batch_size":0,"bandwidth_limit":0,"prefetch_all":true,"stream_prefetch":false},
         "filecache":{"work_dir":"/cache","disable_indexed_map":false,"enable_encryption":false,
         "enable_convergent_encryption":false,"encryption_key":""},"fscache":null},
-        "rafs":{"mode":"direct","batch_size":1048576,"validate":false,"enable_xattr":true,"iostats_files":true,
+        "rafs":{"mode":"direct","batch_size":1048576,"validate":false,"enable_xattr":true,"id_mapping":null,"iostats_files":true,
         "access_pattern":false,"latest_read_files":false,"read_deadline_ms":60000,
         "prefetch":{"enable":false,"threads":8,"batch_size":1048576,"bandwidth_limit":0,"prefetch_all":true,"stream_prefetch":false}},
         "overlay":null}"#,
