@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 
 use blobcache::{Blob, ErrorKind, Want};
 use futures_util::future::try_join_all;
+use nydus_config::IdMapping;
 use rafs::{Attributes, Bootstrap, FileType, Ino};
 use storage::blob::Extent;
 use storage::trace;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
+use crate::owners::Owners;
 use crate::telemetry::metrics::{Reads, WaitEnding};
 use crate::telemetry::traces::TraceLink;
 
@@ -28,6 +30,16 @@ pub enum Error {
     /// The inode is not a directory.
     #[error("inode {0} is not a directory")]
     NotDirectory(Ino),
+    /// A name, or the target of a symbolic link, is longer than Linux takes.
+    #[error("{len} bytes, more than the {limit} of a {what}")]
+    NameTooLong {
+        /// Of what.
+        what: &'static str,
+        /// Its bytes.
+        len: usize,
+        /// The most it may have.
+        limit: usize,
+    },
     /// The offset is beyond what a file can have.
     #[error("offset {0} is out of range")]
     OutOfRange(u64),
@@ -53,7 +65,7 @@ impl Error {
     /// What kind of failure it is, in traces.
     fn name(&self) -> &'static str {
         match self {
-            Self::NotDirectory(_) | Self::OutOfRange(_) => "invalid",
+            Self::NotDirectory(_) | Self::NameTooLong { .. } | Self::OutOfRange(_) => "invalid",
             Self::Metadata(_) => "metadata",
             Self::Data(error) => error.kind().name(),
             Self::Inconsistent { .. } => "corrupt",
@@ -77,12 +89,29 @@ pub struct Entry<'a> {
     pub next: u64,
 }
 
+/// The longest name, in bytes.
+const NAME_MAX: usize = 255;
+/// The longest target of a symbolic link: PATH_MAX without its NUL.
+const TARGET_MAX: usize = 4095;
+
+/// How extended attributes are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XattrSupport {
+    /// Not at all, as the configuration says.
+    Hidden,
+    /// They would be, but no inode has one.
+    NoneStored,
+    /// As the image has them.
+    Served,
+}
+
 /// A mounted image.
 pub struct Filesystem {
     bootstrap: Arc<Bootstrap>,
     blobs: Vec<Arc<Blob>>,
     read_deadline: Duration,
-    xattrs: bool,
+    xattrs: XattrSupport,
+    owners: Option<Owners>,
     mounted: TraceLink,
     reads: Arc<Reads>,
 }
@@ -97,9 +126,19 @@ impl Filesystem {
         read_deadline: Duration,
         xattrs: bool,
     ) -> Self {
-        let xattrs = xattrs && bootstrap.has_xattrs();
+        let xattrs = match (xattrs, bootstrap.has_xattrs()) {
+            (false, _) => XattrSupport::Hidden,
+            (true, false) => XattrSupport::NoneStored,
+            (true, true) => XattrSupport::Served,
+        };
         let (mounted, reads) = (TraceLink::current(), Arc::default());
-        Self { bootstrap, blobs, read_deadline, xattrs, mounted, reads }
+        Self { bootstrap, blobs, read_deadline, xattrs, owners: None, mounted, reads }
+    }
+
+    /// The same with its owners mapped.
+    pub fn with_id_mapping(mut self, mapping: Option<IdMapping>) -> Self {
+        self.owners = mapping.map(Owners::new);
+        self
     }
 
     /// How READs are counted. Those that wait are, by [`Self::read`]; transports count those that do not.
@@ -122,23 +161,35 @@ impl Filesystem {
         self.bootstrap.blobs().iter().fold(0, |sum, blob| sum.saturating_add(blob.uncompressed_size))
     }
 
-    /// True if extended attributes are served.
-    pub fn has_xattrs(&self) -> bool {
+    /// How extended attributes are served.
+    pub fn xattr_support(&self) -> XattrSupport {
         self.xattrs
     }
 
-    /// False if the image does not say who owns its files.
+    /// True if a number that did not come from here is that of an inode.
+    pub fn is_entry(&self, ino: Ino) -> bool {
+        self.bootstrap.is_entry(ino)
+    }
+
+    /// False if nothing says who owns the files: the image does not, and ids are not mapped. With a mapping, what has
+    /// no owner belongs to its 0.
     pub fn owners_recorded(&self) -> bool {
-        self.bootstrap.owners_recorded()
+        self.bootstrap.owners_recorded() || self.owners.is_some()
     }
 
     /// What `stat` tells.
     pub fn attributes(&self, ino: Ino) -> Result<Attributes> {
-        Ok(self.bootstrap.attributes(ino)?)
+        let mut attributes = self.bootstrap.attributes(ino)?;
+        if let Some(owners) = &self.owners {
+            attributes.uid = owners.uid(attributes.uid);
+            attributes.gid = owners.gid(attributes.gid);
+        }
+        Ok(attributes)
     }
 
     /// The entry `name` of a directory.
     pub fn lookup(&self, dir: Ino, name: &[u8]) -> Result<Option<Ino>> {
+        check_len("name", name, NAME_MAX)?;
         match name {
             b"." => Ok(Some(dir)),
             b".." => Ok(Some(self.bootstrap.parent(dir)?)),
@@ -181,21 +232,27 @@ impl Filesystem {
 
     /// The target of a symbolic link.
     pub fn read_link(&self, ino: Ino) -> Result<Vec<u8>> {
-        Ok(self.bootstrap.read_link(ino)?.to_vec())
+        let target = self.bootstrap.read_link(ino)?;
+        check_len("symlink target", &target, TARGET_MAX)?;
+        Ok(target.into_owned())
     }
 
     /// The value of an extended attribute, by its full name.
     pub fn xattr(&self, ino: Ino, name: &[u8]) -> Result<Option<Vec<u8>>> {
-        if !self.xattrs {
+        if self.xattrs != XattrSupport::Served {
             return Ok(None);
         }
-        Ok(self.bootstrap.xattr(ino, name)?.map(<[u8]>::to_vec))
+        let mut value = self.bootstrap.xattr(ino, name)?.map(<[u8]>::to_vec);
+        if let (Some(owners), Some(value)) = (&self.owners, &mut value) {
+            owners.map_xattr(name, value);
+        }
+        Ok(value)
     }
 
     /// The full names of all extended attributes, each followed by a NUL, as `listxattr` gives them.
     pub fn xattr_names(&self, ino: Ino) -> Result<Vec<u8>> {
         let mut names = Vec::new();
-        if self.xattrs {
+        if self.xattrs == XattrSupport::Served {
             for pair in self.bootstrap.xattrs(ino)? {
                 names.extend_from_slice(&pair?.0);
                 names.push(0);
@@ -345,6 +402,13 @@ struct Run {
     at: u64,
     start: usize,
     len: usize,
+}
+
+fn check_len(what: &'static str, bytes: &[u8], limit: usize) -> Result<()> {
+    match bytes.len() {
+        len if len > limit => Err(Error::NameTooLong { what, len, limit }),
+        _ => Ok(()),
+    }
 }
 
 fn clamp_len(len: usize) -> u32 {

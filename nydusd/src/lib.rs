@@ -7,6 +7,7 @@ pub mod demo;
 pub mod filesystem;
 pub mod limits;
 pub mod mounts;
+mod owners;
 pub mod telemetry;
 pub mod transport;
 pub mod version;

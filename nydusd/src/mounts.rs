@@ -105,7 +105,8 @@ impl Image {
             runtime.block_on(check_local_blobs(bootstrap.blobs(), &blobs, backend.as_ref()))?;
         }
         info!("RAFS filesystem imported");
-        let filesystem = Filesystem::new(bootstrap, blobs, rafs.read_deadline, rafs.enable_xattr);
+        let filesystem = Filesystem::new(bootstrap, blobs, rafs.read_deadline, rafs.enable_xattr)
+            .with_id_mapping(rafs.id_mapping);
         Ok(Self {
             filesystem: Arc::new(filesystem),
             cache,

@@ -1,4 +1,4 @@
-//! Everything but READ: [`Filesystem`] as the FUSE crate wants to see it.
+//! Everything but READ and INIT: [`Filesystem`] as the FUSE crate wants to see it.
 //!
 //! The tree never changes while it is mounted, so the kernel may keep what it is told for ever: entries, missing
 //! names, attributes, symlinks, listings and pages. OPEN and OPENDIR answer ENOSYS, which tells the kernel not to
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use fuse_backend_rs::abi::fuse_abi::{stat64, statvfs64};
 use fuse_backend_rs::api::filesystem::{
-    Context, DirEntry, Entry, FileSystem, FsOptions, GetxattrReply, ListxattrReply, OpenOptions,
+    Context, DirEntry, Entry, FileSystem, GetxattrReply, ListxattrReply, OpenOptions,
 };
 use nix::errno::Errno;
 use nix::unistd::{getegid, geteuid};
@@ -21,7 +21,7 @@ use rafs::{Attributes, FileType, Ino};
 use super::ahead::Ahead;
 use super::errno::errno;
 use super::nodeid::NodeIds;
-use crate::filesystem::{self, Error, Filesystem};
+use crate::filesystem::{self, Error, Filesystem, XattrSupport};
 
 /// As good as for ever: 136 years.
 const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
@@ -110,24 +110,14 @@ impl FileSystem for Adapter {
     type Inode = u64;
     type Handle = u64;
 
-    fn init(&self, capable: FsOptions) -> io::Result<FsOptions> {
-        // Not READDIRPLUS_AUTO: it asks for the later parts of a listing without attributes, and then for each entry.
-        // Not ASYNC_DIO: the kernel then waits for direct reads where even a killed reader cannot leave.
-        let wanted = FsOptions::ASYNC_READ
-            | FsOptions::MAX_PAGES
-            | FsOptions::DO_READDIRPLUS
-            | FsOptions::PARALLEL_DIROPS
-            | FsOptions::CACHE_SYMLINKS
-            | FsOptions::EXPLICIT_INVAL_DATA
-            | FsOptions::ZERO_MESSAGE_OPEN
-            | FsOptions::ZERO_MESSAGE_OPENDIR;
-        Ok(capable & wanted)
-    }
-
     fn lookup(&self, _: &Context, parent: u64, name: &CStr) -> io::Result<Entry> {
-        let found =
-            self.filesystem.lookup(self.nodeids.ino(parent), name.to_bytes()).map_err(|e| os_error(&e))?;
-        match found {
+        let (parent, name) = (self.nodeids.ino(parent), name.to_bytes());
+        // The kernel looks up "." when a file handle names a node that it has forgotten. The number is then any that
+        // the owner of the handle likes.
+        if name == b"." && !self.filesystem.is_entry(parent) {
+            return Err(Errno::ENOENT.into());
+        }
+        match self.filesystem.lookup(parent, name).map_err(|e| os_error(&e))? {
             Some(ino) => self.entry(ino).map_err(|e| os_error(&e)),
             // Node 0 with a timeout: the kernel remembers that the name is missing.
             None => Ok(Entry { entry_timeout: FOREVER, ..Entry::default() }),
@@ -213,14 +203,16 @@ impl FileSystem for Adapter {
     }
 
     fn getxattr(&self, _: &Context, nodeid: u64, name: &CStr, size: u32) -> io::Result<GetxattrReply> {
-        if !self.filesystem.has_xattrs() {
-            return Err(Errno::ENOSYS.into());
-        }
-        let value = self
-            .filesystem
-            .xattr(self.nodeids.ino(nodeid), name.to_bytes())
-            .map_err(|e| os_error(&e))?
-            .ok_or(Errno::ENODATA)?;
+        let name = name.to_bytes();
+        let value = match self.filesystem.xattr_support() {
+            XattrSupport::Hidden => return Err(Errno::ENOSYS.into()),
+            XattrSupport::NoneStored if is_asked_of_all(name) => return Err(Errno::EOPNOTSUPP.into()),
+            XattrSupport::NoneStored => None,
+            XattrSupport::Served => {
+                self.filesystem.xattr(self.nodeids.ino(nodeid), name).map_err(|e| os_error(&e))?
+            }
+        };
+        let value = value.ok_or(Errno::ENODATA)?;
         match fits(value.len(), size)? {
             true => Ok(GetxattrReply::Value(value)),
             false => Ok(GetxattrReply::Count(value.len() as u32)),
@@ -228,7 +220,7 @@ impl FileSystem for Adapter {
     }
 
     fn listxattr(&self, _: &Context, nodeid: u64, size: u32) -> io::Result<ListxattrReply> {
-        if !self.filesystem.has_xattrs() {
+        if self.filesystem.xattr_support() == XattrSupport::Hidden {
             return Err(Errno::ENOSYS.into());
         }
         let names = self.filesystem.xattr_names(self.nodeids.ino(nodeid)).map_err(|e| os_error(&e))?;
@@ -237,6 +229,12 @@ impl FileSystem for Adapter {
             false => Ok(ListxattrReply::Count(names.len() as u32)),
         }
     }
+}
+
+/// Names that `ls -l` asks each file for: labels and ACLs. EOPNOTSUPP says that the file system has none, and `ls` asks no
+/// more; ENODATA, that this file has none. Either way the caller goes on without.
+fn is_asked_of_all(name: &[u8]) -> bool {
+    name == b"security.selinux" || name.starts_with(b"system.posix_acl_")
 }
 
 /// True if `len` bytes fit the caller's buffer of `size`; false if the caller only asks for the length (`size` 0).

@@ -11,6 +11,7 @@ pub(super) fn errno(error: &Error) -> Errno {
     match error {
         Error::NotDirectory(_) => Errno::ENOTDIR,
         Error::OutOfRange(_) => Errno::EINVAL,
+        Error::NameTooLong { .. } => Errno::ENAMETOOLONG,
         Error::Metadata(rafs::Error::NoSuchInode { .. }) => {
             warn!("{error}");
             Errno::ENOENT

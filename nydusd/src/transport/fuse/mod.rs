@@ -1,12 +1,13 @@
 //! FUSE: requests from `/dev/fuse`, answered from a [`Filesystem`].
 //!
-//! READ is ours ([`read`]), everything else goes through the FUSE crate's server ([`adapter`]). Types of that
-//! crate stay in this module.
+//! READ and INIT are ours ([`read`], [`init`]), everything else goes through the FUSE crate's server ([`adapter`]).
+//! Types of that crate stay in this module.
 
 mod adapter;
 mod ahead;
 mod errno;
 mod failed;
+mod init;
 mod mount;
 mod nodeid;
 mod read;

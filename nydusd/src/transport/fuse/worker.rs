@@ -16,8 +16,10 @@ use nix::errno::Errno;
 use tracing::{debug, error};
 
 use super::adapter::Adapter;
+use super::init::Agreement;
 use super::read::Reads;
 use super::reply::Reply;
+use crate::filesystem::XattrSupport;
 use crate::telemetry::metrics::Tally;
 
 pub(super) struct Worker {
@@ -71,7 +73,13 @@ impl Worker {
                 }
             }
             opcode if opcode == Opcode::Init as u32 => {
-                self.answer_at_once(request, answer);
+                let reply = Reply::new(self.reads.device.clone(), header.unique);
+                // Without attributes there are no ACLs, and the kernel need not ask for those of each inode.
+                let acls = self.reads.filesystem.xattr_support() == XattrSupport::Served;
+                match Agreement::with(request, acls) {
+                    Ok(agreement) => reply.data(&agreement.to_bytes()),
+                    Err(errno) => reply.error(errno),
+                }
                 // Fails if nobody waits any more.
                 let _ = self.initialised.send(());
             }
