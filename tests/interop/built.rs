@@ -65,13 +65,19 @@ fn layer() -> Vec<u8> {
 #[test]
 fn a_built_cache_is_served_though_the_registry_is_gone() {
     require_mounts!();
+    for kind in ["targz-rafs", "targz-ref"] {
+        check_built_cache(kind);
+    }
+}
+
+fn check_built_cache(kind: &str) {
     let scratch = Scratch::new();
     let (source, bootstrap) = (scratch.path("layer"), scratch.path("bootstrap"));
     fs::write(&source, layer()).unwrap();
     fs::create_dir_all(scratch.cache()).unwrap();
     let cache = scratch.cache();
     let targets = ["-B", bootstrap.to_str().unwrap(), "--blob-cache-dir", cache.to_str().unwrap()];
-    create(&[&["--type", "targz-rafs"][..], &targets].concat(), &source);
+    create(&[&["--type", kind][..], &targets].concat(), &source);
 
     let mut config = scratch.config(&Image::named("v6-zran")).to_value();
     // A port that nobody listens at.
@@ -79,7 +85,7 @@ fn a_built_cache_is_served_though_the_registry_is_gone() {
     config["backend"] = json!({ "type": "registry", "registry": registry });
     config["rafs"]["read_deadline_ms"] = json!(2000);
     let daemon = scratch.launch_text(&bootstrap, &config.to_string()).start();
-    Image::named("v6-zran").manifest().assert_tree(daemon.mountpoint(), "a built cache");
+    Image::named("v6-zran").manifest().assert_tree(daemon.mountpoint(), &format!("a cache built of {kind}"));
     assert_eq!(daemon.counter("backend_requests"), 0);
     daemon.unmount();
 }
