@@ -8,4 +8,5 @@ mod proofs;
 mod proxies;
 mod refusals;
 mod registry;
+mod tools;
 mod web;
