@@ -5,7 +5,7 @@
 
 use crate::bootstrap::{Bootstrap, Tree};
 use crate::error::Result;
-use crate::inode::{FileType, Ino};
+use crate::inode::{FileType, Ino, SYMLINK_MAX};
 use crate::number_set::NumberSet;
 
 /// What [`Bootstrap::check`] has seen.
@@ -134,7 +134,13 @@ impl Walk<'_> {
             }
             FileType::Symlink => {
                 self.summary.symlinks += 1;
-                bootstrap.read_link(ino)?;
+                let found = bootstrap.read_link(ino)?.len();
+                // The formats can hold more, which no system call can read.
+                if found > SYMLINK_MAX {
+                    let expected = format!("at most {SYMLINK_MAX} bytes");
+                    let found = format!("{found} bytes of inode {ino}");
+                    return Err(bootstrap.image().corrupt(0, "symlink target", expected, found));
+                }
             }
             _ => self.summary.specials += 1,
         }

@@ -4,6 +4,9 @@ use std::fmt;
 
 use crate::error::Error;
 
+/// The longest target of a symlink that Linux makes or reads, in bytes: `PATH_MAX` less the NUL.
+pub const SYMLINK_MAX: usize = 4095;
+
 /// An inode number, as the format has it: the number of v5, the nid of v6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ino(pub u64);
@@ -91,6 +94,13 @@ pub struct Attributes {
     pub mtime: i64,
     /// Nanoseconds of it, under 10^9.
     pub mtime_nsec: u32,
+}
+
+impl Attributes {
+    /// True for a directory that the layer has no entry for, see [`crate::build::Node::is_implied`].
+    pub fn is_implied_directory(&self) -> bool {
+        self.file_type == FileType::Directory && self.nlink == 1
+    }
 }
 
 /// `Ok` if an inode is of the type that a call is for.

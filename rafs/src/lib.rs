@@ -42,5 +42,5 @@ pub use check::Summary;
 pub use directory::{DirEntry, Entries};
 pub use error::{Error, Result};
 pub use extent::Extents;
-pub use inode::{Attributes, FileType, Ino};
+pub use inode::{Attributes, FileType, Ino, SYMLINK_MAX};
 pub use xattr::Xattrs;

@@ -10,13 +10,9 @@ use super::tree::{Chunk, Content, Node, Tree};
 use crate::blob_limits;
 use crate::bootstrap::Version;
 use crate::error::{Error, Result};
-use crate::inode::FileType;
+use crate::inode::{FileType, SYMLINK_MAX};
 use crate::xattr;
 
-/// The longest symlink target of v6, which EROFS limits to a page.
-const V6_SYMLINK_MAX: usize = 4096;
-/// The longest symlink target of v5, whose length has 16 bits.
-const V5_SYMLINK_MAX: usize = u16::MAX as usize;
 /// Chunk numbers are below this: all bits set would mean none.
 const CHUNK_INDEX_LIMIT: u32 = blob_limits::CHUNK_COUNT_MAX - 1;
 
@@ -80,6 +76,7 @@ impl<'a> Inodes<'a> {
     /// Links of the inode at `position`.
     pub(crate) fn link_count(&self, position: usize) -> u32 {
         match self.node(position).content {
+            Content::Directory { .. } if self.node(position).is_implied => 1,
             Content::Directory { .. } => {
                 let children = self.numbering.children(self.tree, position);
                 // Fewer than 2^32 nodes, of which one is the directory itself.
@@ -172,12 +169,8 @@ impl<'a> Inodes<'a> {
         match &node.content {
             Content::Regular { size, chunks } => self.check_chunks(*size, chunks),
             Content::Symlink { target } => {
-                let limit = match self.options.version {
-                    Version::V5 => V5_SYMLINK_MAX,
-                    Version::V6 => V6_SYMLINK_MAX,
-                };
-                if !(1..=limit).contains(&target.len()) || target.contains(&0) {
-                    let expected = format!("1 to {limit} bytes without NUL");
+                if !(1..=SYMLINK_MAX).contains(&target.len()) || target.contains(&0) {
+                    let expected = format!("1 to {SYMLINK_MAX} bytes without NUL");
                     return Err(Rule::new("symlink target", expected, format!("{} bytes", target.len())));
                 }
                 Ok(())

@@ -187,6 +187,7 @@ impl<'a> Reader<'a> {
             mtime_nsec: attributes.mtime_nsec,
             xattrs,
             hard_links,
+            is_implied: attributes.is_implied_directory(),
             ..Node::new(name, attributes.mode, content)
         })
     }

@@ -47,6 +47,9 @@ pub struct Node {
     pub from_tar_link: bool,
     /// v5: what to store instead of [`Tree::measure`], see there.
     pub recorded: Option<Recorded>,
+    /// Directories: the source has entries below this one and none for it, so its attributes are nobody's. Stored as
+    /// a link count of 1, which no other directory has; layers need it when they are merged.
+    pub is_implied: bool,
 }
 
 /// What an inode holds.
@@ -66,7 +69,7 @@ pub enum Content {
     },
     /// A symbolic link.
     Symlink {
-        /// The target: 1 byte or more, no NUL.
+        /// The target: 1 to [`SYMLINK_MAX`](crate::SYMLINK_MAX) bytes, no NUL.
         target: Vec<u8>,
     },
     /// A device, fifo or socket.
@@ -118,6 +121,7 @@ impl Node {
             hard_links: None,
             from_tar_link: false,
             recorded: None,
+            is_implied: false,
         }
     }
 

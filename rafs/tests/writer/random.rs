@@ -45,7 +45,7 @@ enum Kind {
 }
 
 fn kinds() -> impl Strategy<Value = Kind> {
-    let target = prop_oneof![1..100_usize, 450..520_usize, 3900..=4096_usize];
+    let target = prop_oneof![1..100_usize, 450..520_usize, 3900..=4095_usize];
     prop_oneof![
         3 => Just(Kind::Directory),
         4 => (0..40_000_u64, any::<u64>(), any::<usize>()).prop_map(|(size, reused, blob)| {
@@ -286,6 +286,7 @@ fn build(plan: &Plan) -> (Tree, Vec<BlobEntry>, ImageOptions) {
                 mtime_nsec: entry.mtime_nsec,
                 xattrs,
                 from_tar_link: entry.from_tar_link,
+                is_implied: matches!(entry.kind, Kind::Directory) && entry.mtime_nsec % 2 == 1,
                 recorded: { entry.recorded }
                     .map(|number| Recorded { size: number.into(), blocks: number.into() }),
                 ..Node::new(name, kind | entry.mode, content)
