@@ -3,17 +3,17 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rafs::build::{Chunk, Content, NodeId, Numbering, Tree};
 use storage::blob::BlobDescription;
 use storage::blob::writer::{BlobOptions, FinishedBlob, SealedBlob};
 use storage::digest::Digest;
 
-use crate::cli::{CreateArgs, SourceType, WhiteoutSpec};
+use crate::cli::{CreateArgs, SourceType};
 use crate::dictionary::Dictionary;
 use crate::error::Result;
-use crate::overlay;
+use crate::overlay::{self, Notation};
 use crate::pipeline::{self, Limits};
 use crate::prefetch::{self, Patterns};
 use crate::progress::{Progress, Watched};
@@ -46,10 +46,33 @@ pub struct ListedDirectory {
 /// A tar archive, of which nothing was read yet.
 pub struct Archive {
     reader: Reader<Box<dyn Read + Send>>,
+    path: PathBuf,
     is_estargz: bool,
     with_owners: bool,
-    parent: Option<Tree>,
-    whiteouts: WhiteoutSpec,
+    below: Below,
+}
+
+/// What a layer is laid over, if anything, and how it says what it removes there.
+#[derive(Debug)]
+pub(crate) struct Below {
+    pub(crate) parent: Option<Tree>,
+    pub(crate) notation: Notation,
+}
+
+impl Below {
+    /// Lays the tree of the layer `source` over the parent: the result, and what to add to the numbers of the layer's
+    /// nodes to find them in it. A layer without a parent stays one.
+    pub(crate) fn put(self, mut tree: Tree, source: &Path) -> Result<(Tree, u32)> {
+        let Self { parent, notation } = self;
+        overlay::check(&tree, notation, source)?;
+        let Some(mut lower) = parent else {
+            overlay::keep(&mut tree, notation);
+            return Ok((tree, 0));
+        };
+        overlay::drop_whiteouts(&mut lower, notation);
+        let offset = overlay::apply(&mut lower, tree, notation);
+        Ok((lower, offset))
+    }
 }
 
 impl fmt::Debug for Archive {
@@ -63,8 +86,7 @@ impl Input {
     pub fn open(args: &CreateArgs, parent: Option<Tree>, threads: usize) -> Result<Self> {
         match args.source_type {
             SourceType::Directory => Self::directory(args, parent, threads),
-            SourceType::Tar => Self::archive(args, parent, false),
-            SourceType::TarGz | SourceType::Estargz => Self::archive(args, parent, true),
+            SourceType::Tar | SourceType::TarGz | SourceType::Estargz => Self::archive(args, parent),
             SourceType::TarGzRef
             | SourceType::EstargzRef
             | SourceType::EstargzTocRef
@@ -72,30 +94,26 @@ impl Input {
         }
     }
 
-    /// Lists a directory, and lays it over a parent or drops its whiteouts.
+    /// Lists a directory, and lays it over a parent.
     fn directory(args: &CreateArgs, parent: Option<Tree>, threads: usize) -> Result<Self> {
         let listing = directory::list(&args.source, !args.repeatable, threads)?;
-        let (mut tree, mut files) = (listing.tree, listing.files);
+        let (tree, mut files) = (listing.tree, listing.files);
         let entries = tree.nodes.len() - 1;
-        match parent {
-            None => overlay::drop_whiteouts(&mut tree, args.whiteout_spec),
-            Some(mut lower) => {
-                let offset = overlay::apply(&mut lower, tree, args.whiteout_spec);
-                tree = lower;
-                files = files.into_iter().map(|(id, file)| (NodeId(id.0 + offset), file)).collect();
-            }
+        let (tree, offset) = Below { parent, notation: args.whiteout_spec.into() }.put(tree, &args.source)?;
+        if offset != 0 {
+            files = files.into_iter().map(|(id, file)| (NodeId(id.0 + offset), file)).collect();
         }
         Ok(Self::Directory(ListedDirectory { root: args.source.clone(), tree, files, entries }))
     }
 
-    fn archive(args: &CreateArgs, parent: Option<Tree>, is_gzip: bool) -> Result<Self> {
-        let input = tar::open(&args.source, is_gzip)?;
+    fn archive(args: &CreateArgs, parent: Option<Tree>) -> Result<Self> {
+        let input = tar::open_decoded(&args.source)?;
         Ok(Self::Archive(Archive {
             reader: Reader::new(input, &args.source),
+            path: args.source.clone(),
             is_estargz: args.source_type == SourceType::Estargz,
             with_owners: !args.repeatable,
-            parent,
-            whiteouts: args.whiteout_spec,
+            below: Below { parent, notation: args.whiteout_spec.into() },
         }))
     }
 
@@ -222,7 +240,7 @@ fn assemble_archive<W: Write>(
     out: W,
     limits: Limits,
 ) -> Result<Assembled<W>> {
-    let Archive { reader, is_estargz, with_owners, parent, whiteouts } = archive;
+    let Archive { reader, path, is_estargz, with_owners, below } = archive;
     let mut store = Store::new(out, options.clone(), dictionary, 0)?;
     let mut jobs = TarFiles::new(reader, TreeBuilder::new(with_owners), options.chunk_size, is_estargz);
     let mut watched = Watched { sink: &mut store, progress: Progress::of(None) };
@@ -231,24 +249,20 @@ fn assemble_archive<W: Write>(
     let (blob, chunks) = store.finish()?;
     let (tree, files) = jobs.finish();
     let blob = Blob::Sealed(blob.into());
-    lay_over(tree, files, parent.zip(Some(whiteouts)), patterns, blob, chunks)
+    lay_over(tree, files, (below, &path), patterns, blob, chunks)
 }
 
-/// Lays the tree of an archive over that of a parent, if there is one.
+/// Lays the tree of an archive, whose path it is, over what is below.
 pub(crate) fn lay_over<W: Write>(
-    mut tree: Tree,
+    tree: Tree,
     mut files: Vec<NodeId>,
-    parent: Option<(Tree, WhiteoutSpec)>,
+    (below, path): (Below, &Path),
     patterns: &Patterns,
     blob: Blob<W>,
     chunks: StoredChunks,
 ) -> Result<Assembled<W>> {
-    // A layer alone keeps its whiteouts: merging asks for them.
-    if let Some((mut lower, whiteouts)) = parent {
-        let offset = overlay::apply(&mut lower, tree, whiteouts);
-        tree = lower;
-        files.iter_mut().for_each(|id| id.0 += offset);
-    }
+    let (tree, offset) = below.put(tree, path)?;
+    files.iter_mut().for_each(|id| id.0 += offset);
     let numbering = Numbering::of(&tree)?;
     let first = patterns.resolve(&tree, &numbering);
     let prefetch = first.iter().filter_map(|position| numbering.order().get(*position).copied()).collect();

@@ -2,7 +2,8 @@
 //!
 //! Invariant: blobs of the result have each id once, in the order in which the result's files first use them; what
 //! nobody uses is gone. Plain tars (tarfs) are all there, in the order of the layers: who mounts the result hands the
-//! kernel a device for each layer, in that order. Whiteouts are those of OCI layers, and none is left, not even of the lowest layer.
+//! kernel a device for each layer, in that order. Whiteouts are those of layers, see
+//! [`Notation::Layer`], and none is left, not even of the lowest.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -15,10 +16,9 @@ use rafs::{Bootstrap, OpenOptions, Version};
 use storage::blob::{BlobDescription, BlobFeatures, BlobId, Toc, TocLocation, extract_bootstrap};
 use storage::digest::{Digest, Digester};
 
-use crate::cli::WhiteoutSpec;
 use crate::error::{Error, Result};
 use crate::layers::{self, Layer};
-use crate::overlay;
+use crate::overlay::{self, Notation};
 use crate::prefetch::Patterns;
 
 /// A table of contents fits into this much of the end of a blob.
@@ -87,6 +87,7 @@ impl Merger {
     /// Lays the source at `path` over what there is.
     pub fn add_source(&mut self, path: &Path, known: &OwnBlob) -> Result<()> {
         let mut layer = Layer::load(path)?;
+        overlay::check(&layer.tree, Notation::Layer, path)?;
         let mut own = layer.blobs.iter_mut().filter(|blob| !self.shared.contains(&blob.description.id));
         if let Some(blob) = own.next() {
             if own.next().is_some() {
@@ -164,9 +165,9 @@ impl Merger {
             }
         }
         match &mut self.tree {
-            Some(lower) => drop(overlay::apply(lower, tree, WhiteoutSpec::Oci)),
+            Some(lower) => drop(overlay::apply(lower, tree, Notation::Layer)),
             None => {
-                overlay::drop_whiteouts(&mut tree, WhiteoutSpec::Oci);
+                overlay::drop_whiteouts(&mut tree, Notation::Layer);
                 self.tree = Some(tree);
             }
         }

@@ -11,8 +11,8 @@ use storage::blob::writer::{
 };
 use storage::blob::{BlobId, ZranContexts};
 
-use crate::builder::{Assembled, Blob, lay_over};
-use crate::cli::{CreateArgs, SourceType, WhiteoutSpec};
+use crate::builder::{Assembled, Below, Blob, lay_over};
+use crate::cli::{CreateArgs, SourceType};
 use crate::dictionary::Dictionary;
 use crate::error::{Error, Result};
 use crate::pipeline::{self, Limits};
@@ -29,8 +29,7 @@ pub struct Reference {
     path: PathBuf,
     kind: Kind,
     with_owners: bool,
-    parent: Option<Tree>,
-    whiteouts: WhiteoutSpec,
+    below: Below,
 }
 
 /// How a layer is read.
@@ -61,8 +60,7 @@ impl Reference {
             path: args.source.clone(),
             kind,
             with_owners: !args.repeatable,
-            parent,
-            whiteouts: args.whiteout_spec,
+            below: Below { parent, notation: args.whiteout_spec.into() },
         })
     }
 
@@ -76,8 +74,8 @@ impl Reference {
         out: W,
         limits: Limits,
     ) -> Result<Assembled<W>> {
-        let Self { path, kind, with_owners, parent, whiteouts } = self;
-        let parent = parent.zip(Some(whiteouts));
+        let Self { path, kind, with_owners, below } = self;
+        let below = (below, path.as_path());
         let builder = TreeBuilder::new(with_owners);
         let chunk_size = options.chunk_size;
         let options = |kind| ReferenceOptions {
@@ -99,7 +97,7 @@ impl Reference {
                 let (tree, files, input) = files.finish();
                 let (data, contexts) = input.finish()?;
                 let blob = Blob::Sealed(writer.seal(out, data, contexts)?.into());
-                lay_over(tree, files, parent, patterns, blob, chunks)
+                lay_over(tree, files, below, patterns, blob, chunks)
             }
             Kind::EstargzToc { id, size } => {
                 let toc = estargz_toc::read(&path, with_owners, chunk_size, size)?;
@@ -111,13 +109,13 @@ impl Reference {
                 }
                 let (writer, chunks) = store.finish();
                 let blob = writer.seal(out, DataObject { id, size }, ZranContexts::default())?;
-                lay_over(toc.tree, toc.files, parent, patterns, Blob::Sealed(blob.into()), chunks)
+                lay_over(toc.tree, toc.files, below, patterns, Blob::Sealed(blob.into()), chunks)
             }
             Kind::Tarfs { id } => {
-                let reader = Reader::new(Hashed::new(tar::open(&path, false)?), &path);
+                let reader = Reader::new(Hashed::new(tar::open(&path)?), &path);
                 let tarfs = tarfs::read(reader, builder, chunk_size, id.as_deref())?;
                 let blob = Blob::Source(tarfs.blob.into(), out);
-                lay_over(tarfs.tree, tarfs.files, parent, patterns, blob, tarfs.chunks)
+                lay_over(tarfs.tree, tarfs.files, below, patterns, blob, tarfs.chunks)
             }
         }
     }

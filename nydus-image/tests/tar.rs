@@ -293,6 +293,10 @@ fn bad_archives_are_refused_by_entry_and_offset_and_leave_nothing() {
     header.set_cksum();
     lies[..512].copy_from_slice(header.as_bytes());
     let gzip = gzip_members(&good);
+    let zstd = zstd::encode_all(&good[..], 0).unwrap();
+    let xz = [&b"\xfd7zXZ\0"[..], &[7; 600]].concat();
+    // A frame whose header asks for a window of 256 MiB, one more than is given.
+    let window = [&b"\x28\xb5\x2f\xfd\0\x90"[..], &[0; 600]].concat();
     let mut links = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Link);
@@ -306,15 +310,22 @@ fn bad_archives_are_refused_by_entry_and_offset_and_leave_nothing() {
     for (kind, bytes, detail) in [
         ("tar-rafs", good[..5000].to_vec(), "\"d/b\" at offset 5000: the archive ends here"),
         ("tar-rafs", lies, "\"a\" at offset 8192: the archive ends here"),
-        ("tar-rafs", [&good[..], b"garbage"].concat(), "at offset 8192: something follows the end"),
-        ("tar-rafs", gzip.clone(), "at offset 0: is compressed with gzip"),
+        (
+            "tar-rafs",
+            [&good[..good.len() - 512], b"garbage"].concat(),
+            ": something follows a single block of zeros",
+        ),
+        ("tar-rafs", xz, "at offset 0: is compressed, not a plain tar"),
+        ("tar-rafs", zstd[..zstd.len() - 3].to_vec(), ": cannot read on: incomplete frame"),
+        ("tar-rafs", [&zstd[..], b"garbage"].concat(), ": cannot read on: Unknown frame descriptor"),
+        ("tar-rafs", window, "at offset 0: cannot read on: Frame requires too much memory"),
+        ("tar-tarfs", gzip.clone(), "at offset 0: is compressed with gzip"),
         ("tar-rafs", Vec::new(), "at offset 0: is empty"),
         ("tar-rafs", links.into_inner().unwrap(), "\"l\" at offset 0: hard link to \"later\""),
         ("tar-rafs", escapes, "\"../e\" at offset 0: \"..\" in a path"),
         ("targz-rafs", gzip[..gzip.len() - 3].to_vec(), "at offset 8192: cannot read on"),
         ("targz-rafs", gzip[..gzip.len() / 2].to_vec(), ": cannot read on"),
         ("targz-rafs", [&gzip[..], b"garbage"].concat(), "something follows the last member"),
-        ("targz-rafs", good.clone(), "at offset 0: cannot read on: invalid gzip header"),
     ] {
         fs::write(&path, bytes).unwrap();
         let (blobs, bootstrap) = (out.to_str().unwrap(), out.join("bootstrap"));
@@ -441,4 +452,94 @@ fn holes_of_an_archive_are_not_made_up() {
     assert_eq!((*size, chunks.len()), (20 << 30, 20 << 10));
     assert!(chunks[10 << 10].digest != chunks[0].digest);
     assert!(chunks.iter().enumerate().all(|(at, chunk)| at == 10 << 10 || chunk.digest == chunks[0].digest));
+}
+
+#[test]
+fn what_an_archive_is_compressed_with_is_seen_in_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = archive(&[("a", b"content"), ("d/large", &[7; 300_000])]);
+    let frames: Vec<u8> = plain.chunks(100_000).flat_map(|part| zstd::encode_all(part, 1).unwrap()).collect();
+    // A frame without content, as zstd:chunked has them.
+    let skippable = [&b"\x5f\x2a\x4d\x18\x04\0\0\0"[..], b"skip"].concat();
+    let path = dir.path().join("archive");
+    let mut expected = None;
+    for (what, bytes) in [
+        ("plain", plain.clone()),
+        ("gzip", gzip_members(&plain)),
+        ("zstd", zstd::encode_all(&plain[..], 19).unwrap()),
+        ("frames", [&skippable[..], &frames, &skippable].concat()),
+    ] {
+        fs::write(&path, bytes).unwrap();
+        for kind in ["tar-rafs", "targz-rafs", "estargz-rafs"] {
+            let out = dir.path().join(format!("{what}-{kind}"));
+            create(&path, &out, &["-t", kind], "");
+            let built = (fs::read(out.join("bootstrap")).unwrap(), blob_ids(&out.join("blobs")));
+            let expected = expected.get_or_insert_with(|| built.clone());
+            assert!(built == *expected, "{what} as {kind}");
+        }
+    }
+}
+
+#[test]
+fn what_lies_behind_the_end_is_ignored_as_gnu_tar_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = archive(&[("a", b"content")]);
+    let second = archive(&[("b", b"of another archive")]);
+    let path = dir.path().join("archive");
+    for (what, bytes) in [
+        ("garbage", [&first[..], &[0; 700], b"garbage"].concat()),
+        ("an archive", [&first[..], &second].concat()),
+        ("zeros", [&first[..], &[0; 20_000]].concat()),
+    ] {
+        fs::write(&path, &bytes).unwrap();
+        let listed = Command::new("tar").arg("-tf").arg(&path).output();
+        match listed {
+            Ok(listed) => assert_eq!(listed.stdout, b"a\n", "{what}"),
+            Err(error) => eprintln!("SKIPPED: comparison with GNU tar: {error}"),
+        }
+        for version in ["-v5", "-v6"] {
+            let bootstrap = dir.path().join("bootstrap");
+            let (blobs, bootstrap) = (dir.path().to_str().unwrap(), bootstrap.to_str().unwrap());
+            let args =
+                ["create", version, "-t", "tar-rafs", "-D", blobs, "-B", bootstrap, path.to_str().unwrap()];
+            let output = nydus_image(&args, "");
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{what}: {stderr}");
+            assert_eq!(
+                stderr.contains("behind the end of the archive, are ignored"),
+                what != "zeros",
+                "{stderr}"
+            );
+            let (tree, ..) = open(bootstrap.as_ref());
+            let mut paths: Vec<_> = seen(&tree).into_keys().collect();
+            paths.sort();
+            assert_eq!(paths, ["", "/a"], "{what}");
+        }
+    }
+}
+
+#[test]
+fn directories_without_an_entry_have_none_when_the_layer_is_unpacked() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(0);
+    header.set_mode(0o640);
+    builder.append_data(&mut header.clone(), "tmp/x", &[][..]).unwrap();
+    header.set_entry_type(tar::EntryType::Directory);
+    header.set_mode(0o755);
+    builder.append_data(&mut header.clone(), "d", &[][..]).unwrap();
+    let layer = dir.path().join("layer");
+    fs::write(&layer, builder.into_inner().unwrap()).unwrap();
+    for version in ["-v5", "-v6"] {
+        let out = dir.path().join(version);
+        create(&layer, &out, &[version, "-t", "tar-rafs"], "");
+        let [bootstrap, blobs, tar] = ["bootstrap", "blobs", "tar"].map(|name| out.join(name));
+        let paths = [&bootstrap, &blobs, &tar].map(|path| path.to_str().unwrap());
+        let output = nydus_image(&["unpack", "-B", paths[0], "-D", paths[1], "--output", paths[2]], "");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let mut archive = tar::Archive::new(File::open(&tar).unwrap());
+        let entries = archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned());
+        assert_eq!(entries.collect::<Vec<_>>(), [Path::new("d/"), Path::new("tmp/x")], "{version}");
+    }
 }

@@ -15,13 +15,13 @@ pub enum SourceType {
     /// A directory.
     #[value(name = "dir-rafs", alias = "directory")]
     Directory,
-    /// An uncompressed tar archive.
+    /// A tar archive, plain or compressed with gzip or zstd: its first bytes tell.
     #[value(name = "tar-rafs")]
     Tar,
-    /// A gzip-compressed tar archive.
+    /// The same.
     #[value(name = "targz-rafs")]
     TarGz,
-    /// An eStargz layer, read as the tar.gz that it is.
+    /// The same, without what only helps to read an eStargz layer.
     #[value(name = "estargz-rafs")]
     Estargz,
     /// A tar.gz that stays what it is: metadata beside it. A tar, too.
@@ -118,10 +118,10 @@ impl From<DigesterArg> for Digester {
 /// How a layer says that something of the layers below is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum WhiteoutSpec {
-    /// Files called `.wh.NAME` and `.wh..wh..opq`.
+    /// Files called `.wh.NAME` and `.wh..wh..opq`, and what overlayfs understands in a directory of root.
     #[value(name = "oci")]
     Oci,
-    /// Character devices 0:0, and the attribute `trusted.overlay.opaque`.
+    /// As overlayfs leaves an upper directory: character devices 0:0, and attributes, `trusted.` or `user.`.
     #[value(name = "overlayfs")]
     Overlayfs,
     /// Nothing means anything.
@@ -227,7 +227,7 @@ pub struct CreateArgs {
     /// Accepted, does nothing
     #[arg(long, hide = true)]
     pub disable_check: bool,
-    /// How the source says that something of the layers below is gone
+    /// How the source says that something of the layers below is gone; without --parent-bootstrap it stays, for `merge`
     #[arg(long, value_enum, default_value = "oci")]
     pub whiteout_spec: WhiteoutSpec,
     /// What to do about the paths on standard input, one a line, that are worth fetching first

@@ -19,6 +19,7 @@ use rafs::build::{Content, Node, NodeId, Tree};
 
 use super::content::{Fingerprint, open_path};
 use crate::error::{Error, Result};
+use crate::overlay::is_private;
 
 /// What extended attributes' names begin with, or are, to be kept; others are for this filesystem alone.
 const KEPT_XATTRS: [&[u8]; 5] =
@@ -294,12 +295,14 @@ fn xattrs(path: &Path, shown: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     Ok(pairs)
 }
 
-/// True if the format has a place for extended attributes of this name.
+/// True if images have extended attributes of this name: the format has a place for it, and it says something of the
+/// file, not of the overlay that the file comes from.
 pub fn is_kept(name: &[u8]) -> bool {
-    KEPT_XATTRS.iter().any(|kept| match kept.last() {
-        Some(b'.') => name.len() > kept.len() && name.starts_with(kept),
-        _ => name == *kept,
-    })
+    !is_private(name)
+        && KEPT_XATTRS.iter().any(|kept| match kept.last() {
+            Some(b'.') => name.len() > kept.len() && name.starts_with(kept),
+            _ => name == *kept,
+        })
 }
 
 #[cfg(test)]
@@ -314,10 +317,24 @@ mod tests {
 
     #[test]
     fn only_what_the_format_names_is_kept() {
-        for kept in ["user.a", "security.capability", "trusted.overlay.opaque", "system.posix_acl_default"] {
+        for kept in [
+            "user.a",
+            "security.capability",
+            "trusted.overlay.opaque",
+            "system.posix_acl_default",
+            // Escaped, as an overlay stores what was set inside it.
+            "trusted.overlay.overlay.origin",
+        ] {
             assert!(is_kept(kept.as_bytes()), "{kept}");
         }
-        for dropped in ["system.nfs4_acl", "user.", "btrfs.compression", "system.posix_acl_access2"] {
+        for dropped in [
+            "system.nfs4_acl",
+            "user.",
+            "btrfs.compression",
+            "system.posix_acl_access2",
+            "trusted.overlay.origin",
+            "user.overlay.impure",
+        ] {
             assert!(!is_kept(dropped.as_bytes()), "{dropped}");
         }
     }

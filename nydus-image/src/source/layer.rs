@@ -14,9 +14,6 @@ use super::tar::{self, Entry, Kind, Reader, TreeBuilder};
 use crate::error::{Error, Result};
 use crate::pipeline::{Content, Job, Jobs};
 
-/// What a gzip file begins with.
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-
 /// The bytes of a layer.
 type Input = Hashed<Box<dyn Read + Send>>;
 
@@ -32,10 +29,10 @@ pub enum LayerInput {
 impl LayerInput {
     /// Opens a file, a FIFO, or standard input, and looks at how it begins.
     pub fn open(path: &Path, chunk_size: u32) -> Result<Self> {
-        let mut input = tar::open(path, false)?;
+        let mut input = tar::open(path)?;
         let mut magic = Vec::new();
         input.by_ref().take(2).read_to_end(&mut magic).map_err(Error::io("read", path))?;
-        let is_gzip = magic == GZIP_MAGIC;
+        let is_gzip = magic == tar::GZIP_MAGIC;
         let input = Hashed::new(Box::new(io::Cursor::new(magic).chain(input)) as Box<dyn Read + Send>);
         Ok(match is_gzip {
             true => Self::Gzip(ZranReader::new(input, chunk_size)?.into()),

@@ -93,7 +93,9 @@ impl<'a> Walk<'a> {
             let root = self.bootstrap.root();
             self.enter(root, 0)?;
             let attributes = self.bootstrap.attributes(root)?;
-            return self.entry(root, b"./", &attributes).map(Some);
+            if !attributes.is_implied_directory() {
+                return self.entry(root, b"./", &attributes).map(Some);
+            }
         }
         while let Some(directory) = self.directories.last_mut() {
             let Some(found) = directory.entries.next() else {
@@ -111,7 +113,7 @@ impl<'a> Walk<'a> {
             if is_directory != directory.wants_directories {
                 continue;
             }
-            let written = if is_directory { Some(self.directory(&found)?) } else { self.file(&found)? };
+            let written = if is_directory { self.directory(&found)? } else { self.file(&found)? };
             if written.is_some() {
                 return Ok(written);
             }
@@ -129,7 +131,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn directory(&mut self, found: &DirEntry<'_>) -> Result<Piece> {
+    /// The entry of a directory, which is the next one to be read; `None` if the layer had none either.
+    fn directory(&mut self, found: &DirEntry<'_>) -> Result<Option<Piece>> {
         let parent_path = self.path.len();
         self.path.extend_from_slice(found.name);
         self.path.push(b'/');
@@ -139,7 +142,10 @@ impl<'a> Walk<'a> {
         }
         self.enter(found.ino, parent_path)?;
         let attributes = self.bootstrap.attributes(found.ino)?;
-        self.entry(found.ino, &self.path, &attributes)
+        if attributes.is_implied_directory() {
+            return Ok(None);
+        }
+        self.entry(found.ino, &self.path, &attributes).map(Some)
     }
 
     /// The entry of anything but a directory; `None` if a tar cannot hold it.

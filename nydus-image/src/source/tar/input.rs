@@ -1,7 +1,7 @@
-//! Where the bytes of an archive come from: a file, a pipe, or standard input, perhaps through gzip.
+//! Where the bytes of an archive come from: a file, a pipe, or standard input, perhaps through gzip or Zstandard.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
 use flate2::bufread::GzDecoder;
@@ -11,8 +11,17 @@ use crate::error::{Error, Result};
 /// Bytes that are asked of the system at once.
 const BUFFER: usize = 256 << 10;
 
+/// What a gzip file begins with.
+pub const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+/// What a frame of Zstandard begins with.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// The same of a frame that has no content, whose first byte has any low four bits.
+const ZSTD_SKIPPABLE_MAGIC: [u8; 4] = [0x50, 0x2a, 0x4d, 0x18];
+/// The largest window that a frame may ask for, 128 MiB: what `zstd` itself takes unless told otherwise.
+const ZSTD_WINDOW_LOG_MAX: u32 = 27;
+
 /// Opens what is called `path`, `-` being standard input. It is read once, so it may be a pipe.
-pub fn open(path: &Path, is_gzip: bool) -> Result<Box<dyn Read + Send>> {
+pub fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
     let input: Box<dyn Read + Send> = if path == Path::new("-") {
         Box::new(io::stdin())
     } else {
@@ -22,8 +31,35 @@ pub fn open(path: &Path, is_gzip: bool) -> Result<Box<dyn Read + Send>> {
         }
         Box::new(file)
     };
-    let input = BufReader::with_capacity(BUFFER, input);
-    Ok(if is_gzip { Box::new(GzipMembers::new(input)) } else { Box::new(input) })
+    Ok(Box::new(BufReader::with_capacity(BUFFER, input)))
+}
+
+/// The same, decompressed if it is gzip or Zstandard, which its first bytes tell.
+///
+/// Memory: with Zstandard the window that the file asks for, of up to 128 MiB.
+pub fn open_decoded(path: &Path) -> Result<Box<dyn Read + Send>> {
+    let failed = || Error::io("read", path);
+    let mut input = open(path)?;
+    let mut magic = Vec::new();
+    input.by_ref().take(4).read_to_end(&mut magic).map_err(failed())?;
+    let is_zstd = match magic[..] {
+        [first, ref rest @ ..] => {
+            magic == ZSTD_MAGIC
+                || first & 0xf0 == ZSTD_SKIPPABLE_MAGIC[0] && *rest == ZSTD_SKIPPABLE_MAGIC[1..]
+        }
+        [] => false,
+    };
+    let is_gzip = magic.starts_with(&GZIP_MAGIC);
+    let input = BufReader::with_capacity(BUFFER, Cursor::new(magic).chain(input));
+    Ok(match (is_gzip, is_zstd) {
+        (true, _) => Box::new(GzipMembers::new(input)),
+        (_, true) => {
+            let mut decoder = zstd::Decoder::with_buffer(input).map_err(failed())?;
+            decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(failed())?;
+            Box::new(decoder)
+        }
+        _ => Box::new(input),
+    })
 }
 
 /// What was compressed with gzip: all members, one after the other. Zeros behind the last one are nothing.

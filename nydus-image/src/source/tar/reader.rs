@@ -264,7 +264,8 @@ impl<R: Read> Reader<R> {
         Ok(())
     }
 
-    /// What comes behind the last entry. `is_bare`: nothing, not even the blocks of zeros that should.
+    /// What comes behind the last entry. `is_bare`: nothing, not even the blocks of zeros that should; otherwise the
+    /// first of two such blocks has been read.
     fn end(&mut self, is_bare: bool) -> Result<()> {
         if is_bare {
             if self.position == 0 {
@@ -273,15 +274,32 @@ impl<R: Read> Reader<R> {
             tracing::warn!("{}: ends without the blocks that mark the end", self.archive.display());
             return Ok(());
         }
+        let at = self.position;
+        let mut second = [0; BLOCK];
+        self.fill(&mut second)?;
+        if second != [0; BLOCK] {
+            // Perhaps a header that was lost.
+            return Err(
+                self.error_at(at, "something follows a single block of zeros, where two mark the end")
+            );
+        }
         let mut buffer = [0; 16 << 10];
+        let mut ignored_from = None;
         loop {
             let count = self.read_some(&mut buffer)?;
-            let Some(read) = buffer.get(..count).filter(|read| !read.is_empty()) else { return Ok(()) };
+            let Some(read) = buffer.get(..count).filter(|read| !read.is_empty()) else { break };
             if let Some(at) = read.iter().position(|byte| *byte != 0) {
-                let offset = self.position - count as u64 + at as u64;
-                return Err(self.error_at(offset, "something follows the end of the archive"));
+                ignored_from.get_or_insert(self.position - count as u64 + at as u64);
             }
         }
+        if let Some(offset) = ignored_from {
+            tracing::warn!(
+                "{}: {} bytes from offset {offset} on, behind the end of the archive, are ignored",
+                self.archive.display(),
+                self.position - offset
+            );
+        }
+        Ok(())
     }
 
     fn what_is_no_header(block: &Header, at: u64) -> &'static str {

@@ -3,15 +3,20 @@
 //! Invariant: at any time the tree is what extracting the entries so far would have made. Nodes that were replaced
 //! stay in the tree's memory, since chunks may have been read for them, but no directory names them.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
+use rafs::SYMLINK_MAX;
 use rafs::build::{Content, Node, NodeId, Tree};
 
 use super::entry::{Entry, Kind};
+use crate::overlay::{OCI_PREFIX, shorten_whiteouts};
 use crate::source::directory::{is_kept, rdev_of};
 
 /// The longest name of an entry.
 const MAX_NAME: usize = 255;
+/// The most symlinks that a path may lead through, as in the kernel.
+const MAX_LINKS: usize = 40;
 /// Fewer than node numbers.
 const MAX_NODES: usize = (u32::MAX - 1) as usize;
 /// What the reference gives everything that is no device as its device number.
@@ -52,7 +57,7 @@ impl TreeBuilder {
         let Some((name, directories)) = names.split_last() else {
             return self.set_root(entry).map(|()| None);
         };
-        let parent = self.make_directories(directories)?;
+        let parent = self.find_directory(directories, true)?.ok_or("a directory that was not made")?;
         let node = match &entry.kind {
             Kind::HardLink { target } => match self.hard_link(target, parent, name)? {
                 Some(node) => node,
@@ -69,6 +74,7 @@ impl TreeBuilder {
     /// The tree. Directories have recorded what they measure now, before layers are laid over each other.
     pub fn finish(self) -> Tree {
         let mut tree = self.tree;
+        shorten_whiteouts(&mut tree);
         // A tree has fewer than 2^32 nodes.
         for id in (0..tree.nodes.len() as u32).map(NodeId) {
             if tree[id].is_directory() {
@@ -88,20 +94,47 @@ impl TreeBuilder {
         Ok(())
     }
 
-    /// The last one of the directories, which are made where they are missing.
-    fn make_directories(&mut self, names: &[&[u8]]) -> Result<NodeId, String> {
-        let mut at = Tree::ROOT;
-        for name in names {
-            at = match self.find_child(at, name) {
-                Some(place) if self.tree[place.node].is_directory() => place.node,
-                Some(_) => {
-                    let name = String::from_utf8_lossy(name);
+    /// The directory that the names lead to, from the root on. Symlinks on the way are followed as in the tree: `/` and
+    /// `..` in their targets lead to its root and no further. What is missing is made, if `make`; else it is `None`.
+    fn find_directory(&mut self, names: &[&[u8]], make: bool) -> Result<Option<NodeId>, String> {
+        let mut path = vec![Tree::ROOT];
+        let mut names: Vec<Cow<'_, [u8]>> = names.iter().rev().map(|name| Cow::Borrowed(*name)).collect();
+        let mut links = 0;
+        while let Some(name) = names.pop() {
+            let at = path.last().copied().unwrap_or(Tree::ROOT);
+            if *name == *b".." {
+                // Above the root is the root.
+                path.truncate(path.len().saturating_sub(1).max(1));
+                continue;
+            }
+            let Some(place) = self.find_child(at, &name) else {
+                if !make {
+                    return Ok(None);
+                }
+                path.push(self.put(at, &name, implicit(&name))?);
+                continue;
+            };
+            match &self.tree[place.node].content {
+                Content::Directory { .. } => path.push(place.node),
+                Content::Symlink { target } => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(format!("more than {MAX_LINKS} symlinks to follow"));
+                    }
+                    if target.starts_with(b"/") {
+                        path.truncate(1);
+                    }
+                    let steps =
+                        target.split(|byte| *byte == b'/').filter(|step| !matches!(*step, b"" | b"."));
+                    names.extend(steps.rev().map(|step| Cow::Owned(step.to_vec())));
+                }
+                _ => {
+                    let name = String::from_utf8_lossy(&name);
                     return Err(format!("is below {name:?}, which is not a directory"));
                 }
-                None => self.put(at, name, implicit(name))?,
-            };
+            }
         }
-        Ok(at)
+        Ok(path.pop())
     }
 
     fn node(&self, name: &[u8], entry: &Entry) -> Result<Node, String> {
@@ -109,6 +142,12 @@ impl TreeBuilder {
             Kind::Regular { size, .. } => (0o100_000, Content::Regular { size: *size, chunks: Vec::new() }),
             Kind::Directory => (0o040_000, Content::Directory { children: Vec::new() }),
             Kind::Symlink { target } if target.is_empty() => return Err("a symlink without a target".into()),
+            Kind::Symlink { target } if target.len() > SYMLINK_MAX => {
+                return Err(format!(
+                    "a symlink target of {} bytes, expected at most {SYMLINK_MAX}",
+                    target.len()
+                ));
+            }
             Kind::Symlink { target } => (0o120_000, Content::Symlink { target: target.clone() }),
             Kind::CharDevice { .. } => (0o020_000, Content::Special),
             Kind::BlockDevice { .. } => (0o060_000, Content::Special),
@@ -134,8 +173,16 @@ impl TreeBuilder {
     /// Another node of the file at `target`, or `None` if that is what has the name already.
     fn hard_link(&mut self, target: &[u8], parent: NodeId, name: &[u8]) -> Result<Option<Node>, String> {
         let shown = || String::from_utf8_lossy(target).into_owned();
-        let names = components(target).map_err(|fault| format!("hard link to {:?}: {fault}", shown()))?;
-        let found = names.iter().try_fold(Tree::ROOT, |at, name| Some(self.find_child(at, name)?.node));
+        let wrong = |fault| format!("hard link to {:?}: {fault}", shown());
+        let names = components(target).map_err(wrong)?;
+        let found = match names.split_last() {
+            None => Some(Tree::ROOT),
+            // A link to a symlink is one more symlink.
+            Some((name, directories)) => self
+                .find_directory(directories, false)
+                .map_err(wrong)?
+                .and_then(|directory| Some(self.find_child(directory, name)?.node)),
+        };
         let Some(found) = found else {
             return Err(format!("hard link to {:?}, which does not come before it", shown()));
         };
@@ -161,7 +208,9 @@ impl TreeBuilder {
 
     /// Puts a node into a directory, in place of what has its name there.
     fn put(&mut self, parent: NodeId, name: &[u8], node: Node) -> Result<NodeId, String> {
-        if name.len() > MAX_NAME {
+        // What a whiteout removes may have the longest name there is.
+        let named = name.strip_prefix(OCI_PREFIX).unwrap_or(name);
+        if named.len() > MAX_NAME {
             return Err(format!("a name of {} bytes, expected at most {MAX_NAME}", name.len()));
         }
         let Some(place) = self.find_child(parent, name) else {
@@ -204,7 +253,7 @@ impl TreeBuilder {
 
 /// A directory that the archive does not have, though entries are in it.
 fn implicit(name: &[u8]) -> Node {
-    Node { rdev: NO_DEVICE, ..Node::directory(name, 0o755) }
+    Node { rdev: NO_DEVICE, is_implied: true, ..Node::directory(name, 0o755) }
 }
 
 fn key(parent: NodeId, name: &[u8]) -> Box<[u8]> {

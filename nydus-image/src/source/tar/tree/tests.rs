@@ -94,7 +94,19 @@ fn what_extraction_would_refuse_is_refused() {
         ),
         (Sample::default().directory("d", 0o755).link("l", b'1', "d"), "hard link to \"d\", a directory"),
         (Sample::default().file("f", b"").file("f/x", b""), "is below \"f\", which is not a directory"),
-        (Sample::default().link("s", b'2', "d").file("s/x", b""), "is below \"s\", which is not a directory"),
+        (Sample::default().link("s", b'2', "s").file("s/x", b""), "more than 40 symlinks to follow"),
+        (
+            Sample::default().link("s", b'2', "t/u").link("t", b'2', "s/v").file("s/x", b""),
+            "more than 40 symlinks to follow",
+        ),
+        (
+            Sample::default().file("d", b"").link("s", b'2', "d").file("s/x", b""),
+            "is below \"d\", which is not a directory",
+        ),
+        (
+            Sample::default().pax(b'x', &[("linkpath", &[b't'; 4096])]).link("s", b'2', "t"),
+            "a symlink target of 4096 bytes, expected at most 4095",
+        ),
         (Sample::default().link("s", b'2', ""), "a symlink without a target"),
         (Sample::default().file(".", b""), "the root must be a directory"),
         (
@@ -105,6 +117,76 @@ fn what_extraction_would_refuse_is_refused() {
     ] {
         assert_eq!(build(sample).unwrap_err(), detail);
     }
+}
+
+#[test]
+fn paths_lead_through_symlinks_of_the_layer_and_never_out_of_it() {
+    let mut sample = Sample::default();
+    sample.directory("usr/lib", 0o700).link("lib", b'2', "usr/lib").link("up", b'2', "../../.././lib");
+    sample
+        .link("root", b'2', "/")
+        .link("usr/lib/abs", b'2', "/usr//./lib/deeper/..")
+        .link("later", b'2', "made/x");
+    sample.file("lib/a", b"1").file("up/b", b"12").file("root/c", b"123").file("usr/lib/abs/d", b"1234");
+    sample.file("later/e", b"12345").directory("lib/abs/up", 0o711).file("up/.wh.gone", b"");
+    // Its target is found on the same way, and a symlink as such is linked to as such.
+    sample.link("root/l", b'1', "up/a").link("m", b'1', "root/lib");
+    assert_eq!(
+        list(&build(&sample).unwrap()),
+        [
+            " 40755 -",
+            "/c 100640 3",
+            "/l 100640 1",
+            "/later 120640 -",
+            "/lib 120640 -",
+            "/m 120640 -",
+            "/made 40755 -",
+            "/made/x 40755 -",
+            "/made/x/e 100640 5",
+            "/root 120640 -",
+            "/up 120640 -",
+            "/usr 40755 -",
+            "/usr/lib 40700 -",
+            "/usr/lib/.wh.gone 100640 0",
+            "/usr/lib/a 100640 1",
+            "/usr/lib/abs 120640 -",
+            "/usr/lib/b 100640 2",
+            "/usr/lib/d 100640 4",
+            "/usr/lib/deeper 40755 -",
+            "/usr/lib/up 40711 -",
+        ]
+    );
+}
+
+#[test]
+fn directories_without_an_entry_are_implied_until_there_is_one() {
+    let mut sample = Sample::default();
+    sample.file("a/b/c", b"").directory("a", 0o755).file("d/e", b"");
+    let tree = build(&sample).unwrap();
+    let implied: Vec<_> =
+        tree.nodes.iter().filter(|node| node.is_implied).map(|node| node.name.clone()).collect();
+    assert_eq!(implied, [&b""[..], b"b", b"d"]);
+}
+
+#[test]
+fn whiteouts_of_the_longest_names_become_devices() {
+    let names = ["n", "o", "p"].map(|letter| letter.repeat(255));
+    let paths = names.clone().map(|name| format!("d/.wh.{name}"));
+    let mut sample = Sample::default();
+    for path in &paths {
+        // With content, which nobody asks for.
+        sample.pax(b'x', &[("path", path.as_bytes())]).file("x", b"some");
+    }
+    // What the layer has itself hides what is below.
+    let (file, directory) = (format!("d/{}", names[1]), format!("d/{}", names[2]));
+    sample.pax(b'x', &[("path", file.as_bytes())]).file("x", b"new");
+    sample.pax(b'x', &[("path", directory.as_bytes())]).directory("x", 0o700);
+    let tree = build(&sample).unwrap();
+    let children = tree.children(tree.children(Tree::ROOT)[0]);
+    let mut found: Vec<_> =
+        children.iter().map(|id| (tree[*id].name[0], tree[*id].mode, tree[*id].xattrs.len())).collect();
+    found.sort();
+    assert_eq!(found, [(b'n', 0o020_000, 0), (b'o', 0o100_640, 0), (b'p', 0o040_700, 1)]);
 }
 
 #[test]
