@@ -63,6 +63,12 @@ impl Kind {
 impl Backend {
     /// Reads the keys of `kind` from their table.
     pub(super) fn read(kind: Kind, section: &mut Section) -> Result<Self, Problem> {
+        // Orchestrators have one structure for all kinds, and write these whatever the kind.
+        ["readahead", "readahead_sec"].iter().for_each(|key| section.ignore(key));
+        if matches!(kind, Kind::Localfs | Kind::Localdisk) {
+            ["timeout", "connect_timeout", "retry_limit"].iter().for_each(|key| section.ignore(key));
+            section.ignore_without("proxy", "url");
+        }
         Ok(match kind {
             Kind::Localfs => Self::Localfs(Localfs::read(section)?),
             Kind::Localdisk => Self::Localdisk(Localdisk::read(section)?),

@@ -118,6 +118,17 @@ impl Section {
         self.entries.remove(key);
     }
 
+    /// The table `key` is known, and of no use here unless it has a text under `name`: no warning about one without.
+    pub fn ignore_without(&mut self, key: &str, name: &str) {
+        let is_empty =
+            |node: &Node| matches!(node, Node::Null) || matches!(node, Node::Text(text) if text.is_empty());
+        if let Some(Node::Table(table)) = self.entries.get(key)
+            && table.get(name).is_none_or(is_empty)
+        {
+            self.entries.remove(key);
+        }
+    }
+
     fn take(&mut self, key: &str) -> Option<Node> {
         self.entries.remove(key).filter(|node| !matches!(node, Node::Null))
     }

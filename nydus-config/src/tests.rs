@@ -232,7 +232,7 @@ fn the_memory_of_a_mount_without_files_is_a_key_of_both_schemas() {
 fn unknown_keys_warn_once_with_their_path_and_are_accepted() {
     let text = v1(json!({
         "device": {
-            "backend": {"config": {"readahead": true, "foo": {"bar": 1}}},
+            "backend": {"config": {"read_ahead": true, "foo": {"bar": 1}, "proxy": {"url": "http://p"}}},
             "cache": {"config": {"dedup_workers": 3}, "work_dir": "x"},
             "digest_validate": false,
             "external_backend": {"config_path": "/x"},
@@ -245,7 +245,8 @@ fn unknown_keys_warn_once_with_their_path_and_are_accepted() {
         [
             r#""no such\nkey": unknown key, ignored"#,
             "device.backend.config.foo: unknown key, ignored",
-            "device.backend.config.readahead: unknown key, ignored",
+            "device.backend.config.proxy: unknown key, ignored",
+            "device.backend.config.read_ahead: unknown key, ignored",
             "device.cache.config.dedup_workers: unknown key, ignored",
             "device.cache.work_dir: unknown key, ignored: it belongs into device.cache.config",
             "device.digest_validate: unknown key, ignored: it belongs to the top, beside device and mode",
@@ -277,6 +278,38 @@ fn unknown_keys_warn_once_with_their_path_and_are_accepted() {
             "backend.registry.proxy.x: unknown key, ignored",
         ]
     );
+}
+
+/// All keys that the snapshotter and nydusify write, whatever the backend.
+#[test]
+fn keys_that_orchestrators_always_write_are_no_warnings() {
+    let localfs = json!({"blob_file": "", "dir": "/b"});
+    let registry = json!({"host": "h", "repo": "r", "auth": "dTpw", "scheme": "https", "skip_verify": true,
+        "blob_url_scheme": "", "blob_redirected_host": "", "ca_cert_files": []});
+    let oss = json!({"endpoint": "e", "access_key_id": "i", "access_key_secret": "s", "bucket_name": "b",
+        "object_prefix": "p/", "scheme": "https"});
+    let s3 = json!({"endpoint": "e", "access_key_id": "i", "access_key_secret": "s", "bucket_name": "b",
+        "object_prefix": "p/", "region": "r", "scheme": "https"});
+    let always = json!({"readahead": false, "readahead_sec": 5, "proxy": {"fallback": false}, "timeout": 5,
+        "connect_timeout": 5, "retry_limit": 2});
+    for (kind, mut keys) in [("localfs", localfs), ("registry", registry), ("oss", oss), ("s3", s3)] {
+        merge(&mut keys, always.clone());
+        let text = json!({
+            "id": "", "mode": "direct", "digest_validate": false, "iostats_files": false, "enable_xattr": true,
+            "access_pattern": false, "latest_read_files": false, "amplify_io": 1_048_576, "warmup": 0,
+            "device": {
+                "id": "/12", "backend": {"type": kind, "config": keys},
+                "cache": {"type": "blobcache", "compressed": false,
+                    "config": {"work_dir": "/c", "disable_indexed_map": false}},
+                "external_backend": {"config_path": ""},
+            },
+            "fs_prefetch": {"enable": true, "prefetch_all": true, "threads_count": 8, "merging_size": 1_048_576,
+                "bandwidth_rate": 1_048_576, "stream_prefetch": false},
+        });
+        let parsed = parse(&text.to_string()).unwrap();
+        assert_eq!(parsed.warnings, [], "{kind}");
+        assert_eq!(parsed.config.id, "/12", "the id of the device");
+    }
 }
 
 #[test]

@@ -19,6 +19,8 @@ struct Device {
 }
 
 pub(super) fn read(section: &mut Section) -> Result<Config, Problem> {
+    // Written by orchestrators, and without a meaning here or there.
+    ["id", "warmup"].iter().for_each(|key| section.ignore(key));
     let device = section
         .table("device", read_device)?
         .ok_or_else(|| section.missing("device", "a table with `backend`"))?;
@@ -46,6 +48,7 @@ pub(super) fn read(section: &mut Section) -> Result<Config, Problem> {
 }
 
 fn read_device(section: &mut Section) -> Result<Device, Problem> {
+    section.ignore_without("external_backend", "config_path");
     let cache = section.table("cache", read_cache)?.unwrap_or_default();
     Ok(Device {
         id: section.text("id")?.unwrap_or_default(),
