@@ -71,6 +71,15 @@ struct Pending {
     restarts: u32,
 }
 
+/// Where the data of a read came from.
+#[derive(Clone, Copy, Default)]
+struct Sources {
+    /// Some of it from the local copy.
+    kept: bool,
+    /// Some of it from a fetch, whoever began it.
+    fetched: bool,
+}
+
 enum State {
     Ready,
     Held(Bytes),
@@ -269,6 +278,7 @@ impl Inner {
             return self.read_tar(wants, deadline).await;
         }
         let mut pending = self.pending(wants)?;
+        let mut sources = Sources::default();
         while !pending.is_empty() {
             if Instant::now() >= deadline {
                 return Err(Error::timed_out(
@@ -276,7 +286,14 @@ impl Inner {
                     std::time::Duration::ZERO,
                 ));
             }
-            pending = self.round(pending, wants, deadline).await?;
+            pending = self.round(pending, wants, &mut sources, deadline).await?;
+        }
+        let metrics = &self.shared.metrics;
+        metrics.reads.increment();
+        match sources {
+            Sources { fetched: false, .. } => metrics.reads_cached.increment(),
+            Sources { kept: true, fetched: true } => metrics.reads_partly_cached.increment(),
+            Sources { kept: false, fetched: true } => {}
         }
         Ok(())
     }
@@ -334,18 +351,24 @@ impl Inner {
         self: &Arc<Self>,
         pending: Vec<Pending>,
         wants: &mut [Want<'_>],
+        sources: &mut Sources,
         deadline: Instant,
     ) -> Result<Vec<Pending>> {
         let (mut again, mut waiting, mut missing) = (Vec::new(), Vec::new(), Vec::new());
         for mut chunk in pending {
             match self.state(&chunk) {
                 State::Ready => {
-                    if !self.read_ready(&chunk, wants) {
+                    if self.read_ready(&chunk, wants) {
+                        sources.kept = true;
+                    } else {
                         chunk.not_here = true;
                         again.push(chunk);
                     }
                 }
-                State::Held(bytes) => self.count_held(hand_out(&chunk, &bytes, wants)?),
+                State::Held(bytes) => {
+                    self.count_held(hand_out(&chunk, &bytes, wants)?);
+                    sources.kept = true;
+                }
                 State::Local { check } => {
                     let (ticket, span) = self.board_local(&chunk, check, deadline);
                     waiting.push((ticket, chunk, span));
@@ -367,10 +390,12 @@ impl Inner {
             match piece {
                 Piece::Fetched(bytes) => {
                     let len = hand_out(&chunk, &bytes, wants)?;
+                    sources.fetched = true;
                     self.shared.metrics.bytes_from_fetch.add(len);
                 }
                 Piece::Kept(bytes) => {
                     let len = hand_out(&chunk, &bytes, wants)?;
+                    sources.kept = true;
                     self.shared.metrics.bytes_from_cache.add(len);
                 }
                 Piece::Elsewhere => {

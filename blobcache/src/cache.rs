@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -17,11 +18,14 @@ use crate::lock;
 use crate::memory::MemoryCache;
 use crate::metrics::Metrics;
 use crate::options::{CacheOptions, CacheStorage};
+use crate::own_files;
 use crate::pool::Pool;
 use crate::shelf::{Shape, Shelf};
 
 /// How often what was cached is made durable.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
+/// How often our own files of blobs that are gone are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 /// Threads for reads, writes and syncs of cache files.
 const DISK_THREADS: usize = 4;
 /// The budget is counted in pieces of so many bytes.
@@ -110,7 +114,8 @@ impl BlobCache {
             options,
             runtime,
         });
-        if matches!(shared.options.storage, CacheStorage::Directory { .. }) {
+        if let Some(work_dir) = shared.work_dir() {
+            own_files::sweep(work_dir);
             shared.runtime.spawn(flush_now_and_then(Arc::downgrade(&shared)));
         }
         Ok(Arc::new(Self { shared }))
@@ -192,7 +197,11 @@ impl BlobCache {
         if let Err(error) = self.idle(now + patience).await {
             tracing::info!(%error, "fetches are given up");
         }
-        self.flush(deadline).await
+        let flushed = self.flush(deadline).await;
+        // Files that were removed while they were in use.
+        let sweep = async { self.shared.sweep(&mut None).await };
+        let _ = tokio::time::timeout_at(deadline.into(), sweep).await;
+        flushed
     }
 }
 
@@ -209,6 +218,28 @@ impl Shared {
             Ok(Err(_)) => Err(Error::aborted("memory budget of the cache")),
             Err(_) => Err(Error::timed_out("memory budget of the cache", started.elapsed())),
         }
+    }
+
+    fn work_dir(&self) -> Option<&Path> {
+        match &self.options.storage {
+            CacheStorage::Directory { work_dir, .. } => Some(work_dir),
+            CacheStorage::None => None,
+        }
+    }
+
+    /// Removes what is ours of blobs whose files somebody else has removed, if anything has changed in the directory since
+    /// `stamp`.
+    async fn sweep(self: &Arc<Self>, stamp: &mut Option<(i64, i64)>) {
+        let Some(work_dir) = self.work_dir().map(Path::to_owned) else { return };
+        let before = *stamp;
+        let swept = self.disk_pool.run(move || {
+            let now = own_files::stamp(&work_dir);
+            if now != before {
+                own_files::sweep(&work_dir);
+            }
+            now
+        });
+        *stamp = swept.await.unwrap_or(None);
     }
 
     async fn flush(self: &Arc<Self>) -> Result<()> {
@@ -230,11 +261,16 @@ impl Shared {
 }
 
 async fn flush_now_and_then(shared: Weak<Shared>) {
+    let (mut stamp, mut swept) = (None, Instant::now());
     loop {
         tokio::time::sleep(FLUSH_INTERVAL).await;
         let Some(shared) = shared.upgrade() else { break };
         if let Err(error) = shared.flush().await {
             tracing::warn!(%error, "cached chunks could not be made durable");
+        }
+        if swept.elapsed() >= SWEEP_INTERVAL {
+            shared.sweep(&mut stamp).await;
+            swept = Instant::now();
         }
     }
 }

@@ -28,6 +28,7 @@ mod local;
 mod memory;
 mod metrics;
 mod options;
+mod own_files;
 mod plan;
 mod pool;
 mod readiness;

@@ -6,6 +6,12 @@ use storage::metrics::Counter;
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Metrics {
+    /// Reads that had to look further than [`crate::Blob::ready`], and got their data.
+    pub reads: Counter,
+    /// Those of them that got all of it from the local copy.
+    pub reads_cached: Counter,
+    /// Those that got some of it there, and the rest from a fetch.
+    pub reads_partly_cached: Counter,
     /// Range reads sent to the backend for chunk data.
     pub backend_requests: Counter,
     /// Bytes that those reads returned.

@@ -24,6 +24,7 @@ use crate::flight::Flights;
 use crate::lock;
 use crate::metrics::Metrics;
 use crate::options::{BootId, CacheStorage, Encryption};
+use crate::own_files;
 use crate::readiness::{ChunkMap, foreign_claims};
 use crate::sys::{self, Lock};
 use crate::trust::{Identity, Subject, Trust};
@@ -254,15 +255,14 @@ impl Shelf {
             return Ok(Knowledge::Memory { live: Bits::in_memory(count), found: found > 0 });
         };
         let map = ChunkMap::open(map, count)?;
-        let mut name = path.as_os_str().to_owned();
-        name.push(".trust");
-        let name = Path::new(&name);
+        let name = own_files::trust_of(path);
+        own_files::take_over(path, &name)?;
         let trust = if found == size {
-            Trust::open(name, Subject { data: Identity::of(file)?, ..subject }, boot)?
+            Trust::open(&name, Subject { data: Identity::of(file)?, ..subject }, boot)?
         } else {
             // Too short: somebody was interrupted while making it, or it has lost what was known of it.
             file.set_len(size)?;
-            Trust::begin(name, Subject { data: Identity::of(file)?, ..subject }, boot)?
+            Trust::begin(&name, Subject { data: Identity::of(file)?, ..subject }, boot)?
         };
         if trust.durable().is_full() {
             map.stamp()?;
@@ -483,7 +483,9 @@ impl Shelf {
         if !map.covers(&live) {
             if !self.names_durable.load(Ordering::Relaxed) {
                 map.sync(disk).map_err(failed)?;
-                disk.sync_directory(self.path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
+                let directory = self.path.parent().unwrap_or(Path::new("."));
+                disk.sync_directory(&own_files::directory(directory)).map_err(failed)?;
+                disk.sync_directory(directory).map_err(failed)?;
                 self.names_durable.store(true, Ordering::Relaxed);
             }
             map.publish(&live);

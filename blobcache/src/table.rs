@@ -7,8 +7,8 @@
 
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use crate::error::Result;
 use crate::fetch::metadata;
 use crate::flight::{Boarding, Flights, Leader, starts_again};
 use crate::lock;
+use crate::own_files;
 
 /// Where a table came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,12 +205,9 @@ fn from_file(blob: &Inner, path: &Path) -> Option<Table> {
 
 /// Writes `.blob.meta` under a temporary name, then gives it its own.
 fn to_file(blob: &Inner, path: &Path, chunks: &ChunkTable) {
-    static SERIAL: AtomicU64 = AtomicU64::new(0);
     let write = || -> io::Result<()> {
         let bytes = chunks.to_cache_file();
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(format!(".{}-{}.new", std::process::id(), SERIAL.fetch_add(1, Ordering::Relaxed)));
-        let temporary = PathBuf::from(temporary);
+        let temporary = own_files::unfinished(path)?;
         let mut file =
             std::fs::File::options().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
         io::Write::write_all(&mut file, &bytes)

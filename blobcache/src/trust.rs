@@ -1,7 +1,7 @@
 //! What we know about a data file beyond the format: which chunks are known good *now*, and which after a power loss.
 //!
 //! `chunk_map` cannot say it: its bits may reach the disk before the data they speak of, and anybody may have set
-//! them. So each data file gets a file of ours beside it, named after it (external garbage collectors go by prefix):
+//! them. So each data file gets a file of ours, named after it, in [`crate::own_files`]:
 //!
 //! ```text
 //!      0  magic "NYDTRUST" · version 1 · chunk count · form                        ─┐

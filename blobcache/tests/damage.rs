@@ -16,6 +16,10 @@ fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+            continue;
+        }
         // In place where there is a file: it keeps what identifies it.
         let content = std::fs::read(entry.path()).unwrap();
         let to = std::fs::File::options()
@@ -68,8 +72,10 @@ fn a_flipped_bit_in_the_cache_is_never_served_when_validating() {
         };
         read_all(false);
         copy(&work_dir, &saved);
+        let entries = |dir: &Path| std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        let own = work_dir.join("nydusd");
         let mut files: Vec<_> =
-            std::fs::read_dir(&work_dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+            entries(&work_dir).filter(|path| path.is_file()).chain(entries(&own)).collect();
         files.sort();
         assert_eq!(files.len(), 3);
         let (mut rng, mut refused) = (Rng::new(32), 0);

@@ -219,12 +219,7 @@ fn every_image_reads_right_through_every_cache_and_again_without_network() {
             if name != "v6-merge" && all_kept {
                 assert_eq!(read(true), 0, "{what}: validated");
                 // As if somebody else had left the directory.
-                for entry in fs::read_dir(dir.path()).unwrap() {
-                    let path = entry.unwrap().path();
-                    if path.extension().is_some_and(|extension| extension == "trust") {
-                        fs::remove_file(path).unwrap();
-                    }
-                }
+                fs::remove_dir_all(dir.path().join("nydusd")).unwrap();
                 assert_eq!(read(false), 0, "{what}: from a foreign directory");
             } else {
                 read(true);
@@ -295,13 +290,14 @@ fn a_damaged_table_file_is_replaced() {
             // The table is looked at when something has to be fetched.
             for entry in fs::read_dir(dir.path()).unwrap() {
                 let path = entry.unwrap().path();
-                let is_meta = path.extension().is_some_and(|extension| extension == "meta");
-                // With and without what we remember of the table.
-                if !is_meta
-                    && (round % 2 == 0 || path.extension().is_none_or(|extension| extension != "trust"))
-                {
+                if path.is_file() && path.extension().is_none_or(|extension| extension != "meta") {
                     fs::remove_file(path).unwrap();
                 }
+            }
+            // With and without what we remember of the table.
+            let own = dir.path().join("nydusd");
+            if round % 2 == 0 && own.exists() {
+                fs::remove_dir_all(own).unwrap();
             }
             for meta in &metas {
                 let mut content = fs::read(meta).unwrap();
@@ -406,6 +402,7 @@ fn a_failure_is_told_at_once_however_little_memory_there_is() {
         image.read_file(&image.blobs(&cache), *ino, *size).await;
         settled(&cache).await;
     });
+    fs::remove_dir_all(dir.path().join("nydusd")).unwrap();
     for entry in fs::read_dir(dir.path()).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_none_or(|name| name != "meta") {

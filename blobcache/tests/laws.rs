@@ -427,16 +427,60 @@ fn chunks_without_a_digest_are_kept_but_not_believed_from_others() {
     assert_eq!(read_all(false), 0);
     assert_eq!(read_all(true), uncheckable as u64);
     // As if the reference implementation had left the directory.
-    std::fs::remove_file(dir.path().join(format!("{}.blob.data.trust", blob.id()))).unwrap();
+    let name = |suffix: &str| dir.path().join(format!("{}{suffix}", blob.id()));
+    let trust = dir.path().join("nydusd").join(format!("{}.blob.data.trust", blob.id()));
+    std::fs::remove_file(&trust).unwrap();
     assert_eq!(read_all(false), uncheckable as u64);
     assert_eq!(read_all(false), 0);
     // The map under the name that an older release gave it.
-    let name = |suffix: &str| dir.path().join(format!("{}{suffix}", blob.id()));
-    std::fs::remove_file(name(".blob.data.trust")).unwrap();
+    std::fs::remove_file(&trust).unwrap();
     std::fs::rename(name(".blob.data.chunk_map"), name(".chunk_map")).unwrap();
     let older = std::fs::read(name(".chunk_map")).unwrap();
     assert_eq!(read_all(false), uncheckable as u64);
     assert_eq!(std::fs::read(name(".chunk_map")).unwrap(), older);
+    // As an older release has left it: moved, and believed.
+    let beside = name(".blob.data.trust");
+    std::fs::rename(&trust, &beside).unwrap();
+    assert_eq!(read_all(false), 0);
+    assert!(trust.exists() && !beside.exists());
+}
+
+#[test]
+fn what_is_ours_of_a_blob_goes_with_its_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (runtime, blob) = (runtime(), HandMade::new(10, PLAIN));
+    let backend = MemoryBackend::of(&blob);
+    let read_all = |collect: bool| {
+        let before = backend.served();
+        let cache = open(options(directory(dir.path())), &backend, &runtime);
+        let handle = take(&cache, &blob);
+        runtime.block_on(async {
+            for index in 0..blob.len() {
+                let extent = blob.whole(index);
+                assert!(fetch(&handle, &extent, soon()).await.unwrap() == blob.expected(&extent));
+            }
+            settled(&cache).await;
+            if collect {
+                // What a collector knows: the format's files, and nothing else.
+                for entry in std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap) {
+                    if entry.file_type().unwrap().is_file() {
+                        std::fs::remove_file(entry.path()).unwrap();
+                    }
+                }
+            }
+            cache.shutdown(soon()).await.unwrap();
+        });
+        backend.served() - before
+    };
+    let own = || std::fs::read_dir(dir.path().join("nydusd")).unwrap().count();
+    assert_eq!(read_all(false), blob.stored.len() as u64);
+    assert_eq!((read_all(false), own()), (0, 1), "kept as long as the data file is");
+    assert_eq!((read_all(true), own()), (0, 0), "collected under a running daemon");
+    assert_eq!((read_all(false), own()), (blob.stored.len() as u64, 1));
+    // Collected while nobody runs: the next one to open the directory sees it.
+    std::fs::remove_file(dir.path().join(format!("{}.blob.data", blob.id()))).unwrap();
+    drop(open(options(directory(dir.path())), &backend, &runtime));
+    assert_eq!(own(), 0);
 }
 
 #[test]
@@ -467,7 +511,9 @@ fn files_of_another_blob_are_refused_and_a_missing_or_short_one_is_made() {
     assert!(handle.ready(&extent).is_none());
     use std::os::unix::fs::PermissionsExt;
     for entry in std::fs::read_dir(dir.path()).unwrap() {
-        assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o7777 & !0o644, 0);
+        let metadata = entry.unwrap().metadata().unwrap();
+        let allowed = if metadata.is_dir() { 0o755 } else { 0o644 };
+        assert_eq!(metadata.permissions().mode() & 0o7777 & !allowed, 0);
     }
 }
 

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use blobcache::{BlobCache, BootId, CacheOptions, CacheStorage, Disk};
@@ -25,8 +25,8 @@ const PAGE: usize = 4096;
 struct Recorder {
     /// By inode: the content at the last sync.
     synced: Mutex<HashMap<u64, Vec<u8>>>,
-    /// Inodes whose names are durable.
-    named: Mutex<Vec<u64>>,
+    /// By directory: inodes whose names are durable.
+    named: Mutex<HashMap<PathBuf, Vec<u64>>>,
     /// Says that it has synced, and has not.
     lies: bool,
 }
@@ -45,7 +45,7 @@ impl Disk for Recorder {
     fn sync_directory(&self, path: &Path) -> io::Result<()> {
         let inodes = std::fs::read_dir(path)?.map(|entry| Ok(entry?.metadata()?.ino()));
         let inodes = inodes.collect::<io::Result<Vec<_>>>()?;
-        *self.named.lock().unwrap() = inodes;
+        self.named.lock().unwrap().insert(path.to_owned(), inodes);
         Ok(())
     }
 }
@@ -72,12 +72,15 @@ fn lose_power(dir: &Path, disk: &Recorder, rng: &mut Rng) {
     };
     let synced = disk.synced.lock().unwrap();
     let named = disk.named.lock().unwrap();
-    let mut entries: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let files =
+        |dir: &Path| std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
+    let (own, mut entries): (Vec<_>, Vec<_>) = files(dir).into_iter().partition(|path| path.is_dir());
+    entries.extend(own.iter().flat_map(|dir| files(dir)));
     entries.sort();
     for path in entries {
         let file = File::options().read(true).write(true).open(&path).unwrap();
         let inode = file.metadata().unwrap().ino();
-        if !named.contains(&inode) && rng.one_in(6) {
+        if !named.values().flatten().any(|named| *named == inode) && rng.one_in(6) {
             std::fs::remove_file(&path).unwrap();
             continue;
         }

@@ -214,7 +214,9 @@ fn flip_cache(name: &str, caching: Caching, rounds: usize) -> (usize, u64) {
     for round in 0..rounds {
         // Into the same files: they stay those that the cache trusts, and only validation can notice.
         copy_files(&whole, &cache);
-        let all: Vec<PathBuf> = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let files = |dir: &Path| fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        let own = cache.join("nydusd");
+        let all: Vec<PathBuf> = files(&cache).filter(|file| file.is_file()).chain(files(&own)).collect();
         let data: Vec<PathBuf> = all.iter().filter(|file| is_data(file)).cloned().collect();
         // Every fifth round hits what describes the data: maps, tables, our own records.
         let only_data = round % 5 != 4;
@@ -243,6 +245,10 @@ fn copy_files(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            copy_files(&entry.path(), &to.join(entry.file_name()));
+            continue;
+        }
         fs::write(to.join(entry.file_name()), fs::read(entry.path()).unwrap()).unwrap();
     }
 }
