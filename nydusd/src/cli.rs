@@ -91,7 +91,8 @@ pub struct GlobalArgs {
     log_level: Level,
     /// Write log lines to this file instead of standard error
     ///
-    /// A name without extension gets `.log`. The file is opened anew when somebody moves it away.
+    /// A name without extension gets `.log`; directories that are missing are made. The file is opened anew when
+    /// somebody moves it away.
     #[arg(short = 'L', long, value_name = "FILE", value_parser = parse_log_file)]
     log_file: Option<PathBuf>,
     /// Begin a new log file at this many megabytes and keep a few old ones; 0 never does

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
-use serde_json::Value;
+use serde_json::{Value, json};
 use storage::backend::Backend as _;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -22,7 +22,7 @@ use crate::limits;
 use crate::mounts::{self, Image};
 use crate::telemetry::logs::{Level, Logs};
 use crate::telemetry::metrics;
-use crate::transport::fuse::{FuseMount, FuseOptions};
+use crate::transport::fuse::{FuseMount, FuseOptions, clear_dead_mounts};
 use crate::version;
 use nydus_config::{Config, Parsed};
 
@@ -48,7 +48,13 @@ pub fn run_fuse(args: &FuseArgs, config: Result<Parsed>, logs: Arc<Logs>, runtim
     let mut ends = Ends::new(runtime)?;
     let daemon = Arc::new(Daemon::new(logs));
     let listener = match &args.global.apisock {
-        Some(path) => Some(runtime.block_on(Listener::bind(path))?),
+        Some(path) => {
+            // Before the socket is replaced: it is what shows that a dead mount is that of the same command line before us.
+            if runtime.block_on(control::is_stale(path))? {
+                clear_dead_mounts(args.mountpoint())?;
+            }
+            Some(runtime.block_on(Listener::bind(path))?)
+        }
         None => None,
     };
     let mut config = match (config?, args.config()) {
@@ -64,7 +70,7 @@ pub fn run_fuse(args: &FuseArgs, config: Result<Parsed>, logs: Arc<Logs>, runtim
     let filesystem = image.filesystem.clone();
     let mut mount = FuseMount::start(args.mountpoint(), filesystem, &options, runtime.handle().clone())?;
     info!("Rafs filesystem mounted at /");
-    daemon.mounted(image.clone());
+    daemon.mounted(image.clone(), mount.inflight());
     info!("Fuse daemon started!");
 
     let served = runtime.block_on(async {
@@ -137,6 +143,7 @@ impl Ends {
 struct Daemon {
     logs: Arc<Logs>,
     image: Mutex<Option<Arc<Image>>>,
+    inflight: Mutex<Option<Box<dyn Fn() -> Vec<metrics::Inflight> + Send + Sync>>>,
     /// Keys that were set at run time, by mountpoint.
     settings: Mutex<BTreeMap<String, BTreeSet<&'static str>>>,
     end: watch::Sender<bool>,
@@ -144,10 +151,21 @@ struct Daemon {
 
 impl Daemon {
     fn new(logs: Arc<Logs>) -> Self {
-        Self { logs, image: Mutex::default(), settings: Mutex::default(), end: watch::Sender::new(false) }
+        Self {
+            logs,
+            image: Mutex::default(),
+            inflight: Mutex::default(),
+            settings: Mutex::default(),
+            end: watch::Sender::new(false),
+        }
     }
 
-    fn mounted(&self, image: Arc<Image>) {
+    fn mounted(
+        &self,
+        image: Arc<Image>,
+        inflight: impl Fn() -> Vec<metrics::Inflight> + Send + Sync + 'static,
+    ) {
+        *self.inflight.lock().unwrap_or_else(|e| e.into_inner()) = Some(Box::new(inflight));
         *self.image.lock().unwrap_or_else(|e| e.into_inner()) = Some(image);
     }
 
@@ -207,7 +225,10 @@ impl control::Daemon for Daemon {
         if id.is_some_and(|id| Some(id) != image.config["id"].as_str()) {
             return None;
         }
-        Some(metrics::json::cache(&image.config["cache"]["filecache"]["work_dir"], &image.cache))
+        let blobs = image.filesystem.bootstrap().blobs().iter().map(|blob| blob.id.clone());
+        let work_dir = &image.config["cache"]["filecache"]["work_dir"];
+        let operations = image.filesystem.operations();
+        Some(metrics::json::cache(work_dir, &blobs.collect::<Vec<_>>(), &operations, &image.cache))
     }
 
     fn backend_metrics(&self, id: Option<&str>) -> Option<Value> {
@@ -215,9 +236,55 @@ impl control::Daemon for Daemon {
         Some(metrics::json::backend(image.config["backend"]["type"].as_str()?, &image.backend))
     }
 
+    fn filesystem_metrics(&self, id: Option<&str>) -> Option<Value> {
+        Some(metrics::json::filesystem(ROOT, &self.image_at(id)?.filesystem.operations()))
+    }
+
+    fn file_metrics(&self, id: Option<&str>) -> Option<Value> {
+        let operations = self.image_at(id)?.filesystem.operations();
+        Some(operations.files().map_or_else(|| json!({}), metrics::Files::counts))
+    }
+
+    fn latest_read_files(&self, id: Option<&str>) -> Option<Value> {
+        let operations = self.image_at(id)?.filesystem.operations();
+        Some(operations.files().map_or_else(|| json!([]), metrics::Files::take_latest))
+    }
+
+    fn access_patterns(&self, id: Option<&str>) -> Option<Value> {
+        let operations = self.image_at(id)?.filesystem.operations();
+        Some(operations.files().map_or_else(|| json!([]), metrics::Files::patterns))
+    }
+
+    fn inflight_requests(&self) -> Vec<Value> {
+        let inflight = self.inflight.lock().unwrap_or_else(|e| e.into_inner());
+        inflight
+            .as_ref()
+            .map(|inflight| inflight())
+            .unwrap_or_default()
+            .iter()
+            .map(metrics::json::inflight)
+            .collect()
+    }
+
+    fn superblock(&self, mountpoint: &str) -> Option<Value> {
+        let superblock = self.image_at(Some(mountpoint))?.filesystem.bootstrap().superblock();
+        superblock.inspect_err(|e| warn!("{e}")).ok().map(|superblock| metrics::json::superblock(&superblock))
+    }
+
+    fn events(&self) -> Value {
+        crate::telemetry::events::events()
+    }
+
     fn exposition(&self) -> String {
         let mounts = self.image().map(|image| {
-            metrics::Mount::new(ROOT, image.filesystem.reads(), image.cache.clone(), image.backend.clone())
+            let Image { filesystem, cache, backend, .. } = &*image;
+            metrics::Mount::new(
+                ROOT,
+                filesystem.reads(),
+                filesystem.operations(),
+                cache.clone(),
+                backend.clone(),
+            )
         });
         let commons = mounts::commons();
         metrics::exposition(metrics::Sources {
@@ -235,16 +302,24 @@ impl control::Daemon for Daemon {
         let image = self
             .image_at(id)
             .ok_or_else(|| format!("no backend was opened for the mountpoint {:?}", id.unwrap_or("")))?;
+        let is_registry = image.config["backend"]["type"] == "registry";
+        let keys: Vec<_> = settings.iter().map(Setting::key).collect();
+        // What can fail first: then nothing has changed.
         for setting in settings {
             let key = setting.key();
             match setting {
-                Setting::RegistryAuth(auth) => {
-                    image.backend.exchange_auth(auth).map_err(|e| e.to_string())?
+                Setting::RegistryAuth(auth) if is_registry => {
+                    image.backend.exchange_auth(auth).map_err(|e| e.to_string())?;
                 }
+                Setting::RegistryAuth(_) => warn!("{key} has no effect: the blobs are in no registry"),
+                Setting::ProxyUrl => {
+                    warn!("{key} has no effect: the proxy of a backend cannot change while it is mounted");
+                }
+                Setting::DragonflySchedulerEndpoint => warn!("{key} has no effect: it is not supported"),
             }
-            let mut set = self.settings.lock().unwrap_or_else(|e| e.into_inner());
-            set.entry(ROOT.to_owned()).or_default().insert(key);
         }
+        let mut set = self.settings.lock().unwrap_or_else(|e| e.into_inner());
+        set.entry(ROOT.to_owned()).or_default().extend(keys);
         Ok(())
     }
 }

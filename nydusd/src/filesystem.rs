@@ -21,7 +21,7 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 
 use crate::owners::Owners;
-use crate::telemetry::metrics::{Reads, WaitEnding};
+use crate::telemetry::metrics::{Files, Operations, Reads, Recording, WaitEnding};
 use crate::telemetry::traces::TraceLink;
 
 /// Why a request could not be served.
@@ -76,6 +76,10 @@ impl Error {
 /// The result of this module.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// How long whoever is told of entries and attributes may keep them: the tree never changes while it is mounted. As good as
+/// for ever, 136 years.
+pub const KEPT: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// One entry of a directory listing.
 #[derive(Debug)]
 pub struct Entry<'a> {
@@ -114,6 +118,7 @@ pub struct Filesystem {
     owners: Option<Owners>,
     mounted: TraceLink,
     reads: Arc<Reads>,
+    operations: Arc<Operations>,
 }
 
 impl Filesystem {
@@ -131,8 +136,8 @@ impl Filesystem {
             (true, false) => XattrSupport::NoneStored,
             (true, true) => XattrSupport::Served,
         };
-        let (mounted, reads) = (TraceLink::current(), Arc::default());
-        Self { bootstrap, blobs, read_deadline, xattrs, owners: None, mounted, reads }
+        let (mounted, reads, operations) = (TraceLink::current(), Arc::default(), Arc::default());
+        Self { bootstrap, blobs, read_deadline, xattrs, owners: None, mounted, reads, operations }
     }
 
     /// The same with its owners mapped.
@@ -141,7 +146,22 @@ impl Filesystem {
         self
     }
 
-    /// How READs are counted. Those that wait are, by [`Self::read`]; transports count those that do not.
+    /// Records what is done with which file, too.
+    pub fn recording(self, recording: Recording) -> Self {
+        Self { operations: Arc::new(Operations::new(Files::new(recording))), ..self }
+    }
+
+    /// How requests are counted, by transports.
+    pub fn operations(&self) -> Arc<Operations> {
+        self.operations.clone()
+    }
+
+    /// The bootstrap.
+    pub fn bootstrap(&self) -> &Bootstrap {
+        &self.bootstrap
+    }
+
+    /// How READs that wait are counted, by [`Self::read`].
     pub fn reads(&self) -> Arc<Reads> {
         self.reads.clone()
     }

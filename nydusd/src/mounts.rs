@@ -22,6 +22,7 @@ use tracing::field::Empty;
 use tracing::{info, warn};
 
 use crate::filesystem::Filesystem;
+use crate::telemetry::metrics::Recording;
 use nydus_config::{CacheKind, Config};
 
 /// How long a local place may take to show that it has the blobs. One that takes longer is not refused: reads will
@@ -105,8 +106,14 @@ impl Image {
             runtime.block_on(check_local_blobs(bootstrap.blobs(), &blobs, backend.as_ref()))?;
         }
         info!("RAFS filesystem imported");
+        let recording = Recording {
+            counts: rafs.iostats_files,
+            patterns: rafs.access_pattern,
+            latest: rafs.latest_read_files,
+        };
         let filesystem = Filesystem::new(bootstrap, blobs, rafs.read_deadline, rafs.enable_xattr)
-            .with_id_mapping(rafs.id_mapping);
+            .with_id_mapping(rafs.id_mapping)
+            .recording(recording);
         Ok(Self {
             filesystem: Arc::new(filesystem),
             cache,

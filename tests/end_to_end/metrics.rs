@@ -2,6 +2,8 @@
 //! images are mounted; and nothing secret is shown.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod requests;
+
 use std::fs;
 use std::time::Duration;
 
@@ -262,9 +264,8 @@ fn credentials_are_exchanged_while_the_image_is_mounted() {
         json!({ "registry_auth": "hunter2" }),
         json!({ "registry_auth": "aHVudGVyMg==" }),
         json!({ "registry_auth": "" }),
-        json!({ "registry_auth": NEW_AUTH, "proxy_url": "http://127.0.0.1:1" }),
+        json!({ "registry_auth": "hunter2", "dragonfly_scheduler_endpoint": "http://127.0.0.1:1" }),
         json!({ "registry_auth": NEW_AUTH, "colour": "blue" }),
-        json!({ "dragonfly_scheduler_endpoint": "http://127.0.0.1:1" }),
     ] {
         let answer = daemon.put("/api/v1/config?id=/", &body);
         assert_eq!((answer.status, &answer.body["message"]), (500, &json!(REFUSED)), "{body}");
@@ -294,15 +295,24 @@ fn credentials_are_exchanged_while_the_image_is_mounted() {
 }
 
 #[test]
-fn places_without_credentials_refuse_them() {
+fn settings_that_mean_nothing_are_accepted_and_told_of() {
     require_mounts!();
     let (image, scratch) = (Image::named("v6-zstd"), Scratch::new());
     let text = with_key(&scratch.config(&image).to_value(), "id", json!("any")).to_string();
     let daemon = scratch.launch_text(&image.bootstrap(), &text).start();
-    let answer = daemon.put("/api/v1/config?id=/", &json!({ "registry_auth": NEW_AUTH }));
+    let all = json!({
+        "registry_auth": NEW_AUTH, "proxy_url": "http://u:hunter2@p", "dragonfly_scheduler_endpoint": "http://s",
+    });
+    assert_eq!(daemon.put("/api/v1/config?id=%2F", &all).status, 204);
+    let masked = json!({ "registry_auth": "***", "proxy_url": "***", "dragonfly_scheduler_endpoint": "***" });
+    assert_eq!(daemon.api("/api/v1/config?id=%2F").body, masked);
+    let answer = daemon.put("/api/v1/config?id=/", &json!({ "colour": "blue" }));
     assert_eq!((answer.status, &answer.body["message"]), (500, &json!(REFUSED)));
     assert_eq!(backend(&daemon)["backend_type"], "localfs");
     assert_eq!(backend(&daemon)["endpoints"], json!([]));
-    let stopped = daemon.stop(Signal::SIGTERM);
-    assert!(stopped.stderr.contains("only a registry takes it"), "{}", stopped.stderr);
+    let log = daemon.stop(Signal::SIGTERM).stderr;
+    for key in ["registry_auth", "proxy_url", "dragonfly_scheduler_endpoint"] {
+        assert!(log.contains(&format!("WARN {key} has no effect: ")), "{key}:\n{log}");
+    }
+    assert!(!log.contains("hunter2") && !log.contains(NEW_AUTH), "{log}");
 }

@@ -46,6 +46,21 @@ pub trait Daemon: Send + Sync + 'static {
     /// `None`: there is no such backend.
     fn backend_metrics(&self, id: Option<&str>) -> Option<Value>;
 
+    /// The counters of the file system that is mounted at `id`; without `id`, of the only one there is. `None`: there is no
+    /// such file system.
+    fn filesystem_metrics(&self, id: Option<&str>) -> Option<Value>;
+    /// What was done with each file of the file system `id`.
+    fn file_metrics(&self, id: Option<&str>) -> Option<Value>;
+    /// Which files of the file system `id` were read since this was last asked.
+    fn latest_read_files(&self, id: Option<&str>) -> Option<Value>;
+    /// When each file of the file system `id` was read first, and how often since.
+    fn access_patterns(&self, id: Option<&str>) -> Option<Value>;
+    /// The requests that are being served; empty if there are none.
+    fn inflight_requests(&self) -> Vec<Value>;
+    /// The superblock of the image at `mountpoint`. `None`: there is none there.
+    fn superblock(&self, mountpoint: &str) -> Option<Value>;
+    /// What went wrong lately.
+    fn events(&self) -> Value;
     /// All metrics, as [`crate::telemetry::metrics::exposition`] writes them.
     fn exposition(&self) -> String;
 
@@ -53,7 +68,8 @@ pub trait Daemon: Send + Sync + 'static {
     fn settings(&self) -> BTreeMap<String, BTreeSet<&'static str>>;
 
     /// Sets all of `settings` for the backend that was opened for the mountpoint `id`; without `id`, for the only backend
-    /// there is. The error says why nothing was set, without any value.
+    /// there is. What means nothing to that backend is remembered all the same. The error says why nothing was set, without
+    /// any value.
     fn configure(&self, id: Option<&str>, settings: Vec<Setting>) -> Result<(), String>;
 }
 

@@ -19,6 +19,10 @@ pub(super) enum Error {
     Setting,
     /// The daemon is in no state for this event.
     Unexpected(&'static str),
+    /// A value of the query is missing. Carries its name.
+    Query(&'static str),
+    /// Nothing is mounted there. Carries the family of the endpoint.
+    NoMount(&'static str),
     /// There is nothing that counts under this id. Carries the family of the endpoint.
     NoCounter(&'static str),
     /// There is no supervisor to send state to.
@@ -39,6 +43,14 @@ impl Error {
             Self::Unexpected(event) => {
                 (StatusCode::BAD_REQUEST, format!("Configure(DaemonAbnormal(UnexpectedEvent({event:?})))"))
             }
+            Self::Query(name) => (
+                StatusCode::BAD_REQUEST,
+                format!("QueryString({:?})", format!("'{name}' should be specified in query string")),
+            ),
+            Self::NoMount(family) => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                format!("{family}(MountFilesystem(Other(\"object or filesystem doesn't exist\")))"),
+            ),
             Self::NoCounter(family) => {
                 (StatusCode::NOT_FOUND, format!("{family}(Metrics(Stats(NoCounter)))"))
             }

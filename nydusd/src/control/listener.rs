@@ -110,12 +110,13 @@ impl Listener {
     }
 }
 
-/// Removes a socket at `path` that nobody answers on.
-async fn remove_stale(path: &Path) -> Result<(), BindError> {
+/// Whether there is a socket at `path` that nobody answers on: a daemon with the same socket was here, and did not end by
+/// itself. An error if the name is in use otherwise.
+pub async fn is_stale(path: &Path) -> Result<bool, BindError> {
     let failed = |action, source| BindError::System { path: path.to_owned(), action, source };
     let in_use = || BindError::InUse { path: path.to_owned() };
     match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(failed("look at", error)),
         Ok(metadata) if !metadata.file_type().is_socket() => {
             return Err(BindError::NotASocket { path: path.to_owned() });
@@ -124,16 +125,23 @@ async fn remove_stale(path: &Path) -> Result<(), BindError> {
     }
     match tokio::time::timeout(PROBE_LIMIT, UnixStream::connect(path)).await {
         // An answer, or a queue so full that there is none: somebody is there.
-        Ok(Ok(_)) | Err(_) => return Err(in_use()),
-        Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => return Err(in_use()),
-        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => (),
-        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Ok(Err(error)) => return Err(failed("probe", error)),
+        Ok(Ok(_)) | Err(_) => Err(in_use()),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => Err(in_use()),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Ok(Err(error)) => Err(failed("probe", error)),
+    }
+}
+
+/// Removes a socket at `path` that nobody answers on.
+async fn remove_stale(path: &Path) -> Result<(), BindError> {
+    if !is_stale(path).await? {
+        return Ok(());
     }
     tracing::warn!("{}: removing the API socket of a daemon that is gone", path.display());
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(failed("remove the stale file of", error))
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(BindError::System { path: path.to_owned(), action: "remove the stale file of", source })
         }
         _ => Ok(()),
     }

@@ -13,5 +13,5 @@ mod settings;
 mod tests;
 
 pub use daemon::{Daemon, Mount, State};
-pub use listener::{BindError, Listener};
+pub use listener::{BindError, Listener, is_stale};
 pub use settings::Setting;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::{Query, Request, State};
 use axum::http::header::{CONTENT_TYPE, SERVER};
 use axum::http::{HeaderValue, Method, StatusCode, Uri};
@@ -12,6 +12,8 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, get, on, put};
 use axum::{Json, Router};
+use bytes::BytesMut;
+use futures_util::StreamExt as _;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -24,21 +26,18 @@ use crate::telemetry::metrics;
 /// The longest body, in bytes: a configuration text of 1 MiB inside a JSON string, with room for escapes.
 const MAX_BODY: usize = 2 << 20;
 
+/// How much of a longer body is read and thrown away before it is refused, in bytes.
+const MAX_DISCARDED: usize = 64 << 20;
+
 /// Stands for every value of a setting: each may be a secret.
 const MASK: &str = "***";
 
 type Shared = Arc<dyn Daemon>;
 
 /// Endpoints that exist and are not built yet: path, methods, and the family their errors name.
-const UNSUPPORTED: [(&str, &[MethodFilter], &str); 10] = [
-    ("/api/v1/daemon/events", &[MethodFilter::GET], "Events"),
-    ("/api/v1/daemon/backend", &[MethodFilter::GET], "FsBackendInfo"),
+const UNSUPPORTED: [(&str, &[MethodFilter], &str); 4] = [
     ("/api/v1/daemon/fuse/takeover", &[MethodFilter::PUT], "Upgrade"),
     ("/api/v1/mount", &[MethodFilter::POST, MethodFilter::PUT, MethodFilter::DELETE], "Mount"),
-    ("/api/v1/metrics", &[MethodFilter::GET], "GlobalMetrics"),
-    ("/api/v1/metrics/files", &[MethodFilter::GET], "FsFilesMetrics"),
-    ("/api/v1/metrics/pattern", &[MethodFilter::GET], "Pattern"),
-    ("/api/v1/metrics/inflight", &[MethodFilter::GET], "InflightMetrics"),
     ("/api/v2/blobs", &[MethodFilter::GET], "GetBlobObjects"),
     ("/api/v2/blobs", &[MethodFilter::PUT, MethodFilter::DELETE], "CreateBlobObject"),
 ];
@@ -51,6 +50,12 @@ pub(super) fn router(daemon: Shared, deadline: Duration) -> Router {
         .route("/api/v1/daemon/start", put(start).fallback(bad_request))
         .route("/api/v1/daemon/exit", put(exit).fallback(bad_request))
         .route("/api/v1/daemon/fuse/sendfd", put(send_descriptor).fallback(bad_request))
+        .route("/api/v1/daemon/backend", get(superblock).fallback(bad_request))
+        .route("/api/v1/daemon/events", get(events).fallback(bad_request))
+        .route("/api/v1/metrics", get(filesystem_metrics).fallback(bad_request))
+        .route("/api/v1/metrics/files", get(file_metrics).fallback(bad_request))
+        .route("/api/v1/metrics/pattern", get(access_patterns).fallback(bad_request))
+        .route("/api/v1/metrics/inflight", get(inflight_requests).fallback(bad_request))
         .route("/api/v1/metrics/blobcache", get(blobcache_metrics).fallback(bad_request))
         .route("/api/v1/metrics/backend", get(backend_metrics).fallback(bad_request))
         .route("/api/v1/config", get(settings).put(set).fallback(bad_request))
@@ -70,7 +75,16 @@ pub(super) fn router(daemon: Shared, deadline: Duration) -> Router {
 /// What every answer has in common.
 async fn finish(State(deadline): State<Duration>, request: Request, next: Next) -> Response {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut response = match tokio::time::timeout(deadline, next.run(request)).await {
+    // The body first, whatever the answer will be: a client that is still sending would find the connection closed, and
+    // never see it.
+    let answer = async {
+        let (head, body) = request.into_parts();
+        match receive(body).await {
+            Ok(bytes) => next.run(Request::from_parts(head, Body::from(bytes))).await,
+            Err(error) => error.into_response(),
+        }
+    };
+    let mut response = match tokio::time::timeout(deadline, answer).await {
         Ok(response) => response,
         Err(_) => Error::TimedOut.into_response(),
     };
@@ -91,23 +105,34 @@ async fn bad_request() -> Error {
     Error::BadRequest
 }
 
-/// The whole body, if it is not too long.
-async fn read(body: Body) -> Result<Bytes, Error> {
-    to_bytes(body, MAX_BODY).await.map_err(|_| Error::BadRequest)
+/// The whole body. Of one that is too long no more is kept than is of use, and it is read to its end as far as that is
+/// bearable.
+async fn receive(body: Body) -> Result<Bytes, Error> {
+    let (mut stream, mut kept, mut len) = (body.into_data_stream(), BytesMut::new(), 0_usize);
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(|_| Error::BadRequest)?;
+        len = len.saturating_add(piece.len());
+        if len <= MAX_BODY {
+            kept.extend_from_slice(&piece);
+        } else if len > MAX_DISCARDED {
+            break;
+        }
+    }
+    if len <= MAX_BODY { Ok(kept.freeze()) } else { Err(Error::BadRequest) }
 }
 
 /// Refuses a body where none belongs.
-async fn no_body(body: Body) -> Result<(), Error> {
-    if read(body).await?.is_empty() { Ok(()) } else { Err(Error::BadRequest) }
+fn no_body(body: &Bytes) -> Result<(), Error> {
+    if body.is_empty() { Ok(()) } else { Err(Error::BadRequest) }
 }
 
-async fn daemon_info_v1(State(daemon): State<Shared>, body: Body) -> Result<Json<Value>, Error> {
-    no_body(body).await?;
+async fn daemon_info_v1(State(daemon): State<Shared>, body: Bytes) -> Result<Json<Value>, Error> {
+    no_body(&body)?;
     Ok(Json(info(&*daemon, true)))
 }
 
-async fn daemon_info_v2(State(daemon): State<Shared>, body: Body) -> Result<Json<Value>, Error> {
-    no_body(body).await?;
+async fn daemon_info_v2(State(daemon): State<Shared>, body: Bytes) -> Result<Json<Value>, Error> {
+    no_body(&body)?;
     Ok(Json(info(&*daemon, false)))
 }
 
@@ -117,8 +142,7 @@ struct DaemonSettings {
     log_level: String,
 }
 
-async fn configure(State(daemon): State<Shared>, body: Body) -> Result<StatusCode, Error> {
-    let body = read(body).await?;
+async fn configure(State(daemon): State<Shared>, body: Bytes) -> Result<StatusCode, Error> {
     if body.is_empty() {
         return Err(Error::BadRequest);
     }
@@ -131,20 +155,20 @@ async fn configure(State(daemon): State<Shared>, body: Body) -> Result<StatusCod
 }
 
 /// A daemon starts by itself; there is no state to be started from.
-async fn start(body: Body) -> Result<StatusCode, Error> {
-    no_body(body).await?;
+async fn start(body: Bytes) -> Result<StatusCode, Error> {
+    no_body(&body)?;
     Err(Error::Unexpected("Start"))
 }
 
-async fn exit(State(daemon): State<Shared>, body: Body) -> Result<StatusCode, Error> {
-    no_body(body).await?;
+async fn exit(State(daemon): State<Shared>, body: Bytes) -> Result<StatusCode, Error> {
+    no_body(&body)?;
     tracing::info!("asked to exit");
     daemon.request_exit();
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn send_descriptor(State(daemon): State<Shared>, body: Body) -> Result<StatusCode, Error> {
-    no_body(body).await?;
+async fn send_descriptor(State(daemon): State<Shared>, body: Bytes) -> Result<StatusCode, Error> {
+    no_body(&body)?;
     Err(match daemon.supervisor() {
         None => Error::NoSupervisor,
         Some(_) => Error::Unsupported("Upgrade"),
@@ -153,31 +177,86 @@ async fn send_descriptor(State(daemon): State<Shared>, body: Body) -> Result<Sta
 
 /// `id=` of the query.
 fn id(uri: &Uri) -> Result<Option<String>, Error> {
-    let query = Query::<HashMap<String, String>>::try_from_uri(uri);
-    let Query(mut query) = query.map_err(|_| Error::BadRequest)?;
-    Ok(query.remove("id"))
+    value(uri, "id")
 }
 
-async fn blobcache_metrics(State(daemon): State<Shared>, uri: Uri, body: Body) -> Result<Json<Value>, Error> {
-    no_body(body).await?;
+/// `name=` of the query.
+fn value(uri: &Uri, name: &str) -> Result<Option<String>, Error> {
+    let query = Query::<HashMap<String, String>>::try_from_uri(uri);
+    let Query(mut query) = query.map_err(|_| Error::BadRequest)?;
+    Ok(query.remove(name))
+}
+
+async fn superblock(State(daemon): State<Shared>, uri: Uri, body: Bytes) -> Result<Json<Value>, Error> {
+    no_body(&body)?;
+    let mountpoint = value(&uri, "mountpoint")?.ok_or(Error::Query("mountpoint"))?;
+    daemon.superblock(&mountpoint).map(Json).ok_or(Error::NoMount("FsBackendInfo"))
+}
+
+async fn events(State(daemon): State<Shared>, body: Bytes) -> Result<Json<Value>, Error> {
+    no_body(&body)?;
+    Ok(Json(daemon.events()))
+}
+
+async fn filesystem_metrics(
+    State(daemon): State<Shared>,
+    uri: Uri,
+    body: Bytes,
+) -> Result<Json<Value>, Error> {
+    no_body(&body)?;
+    let metrics = daemon.filesystem_metrics(id(&uri)?.as_deref());
+    metrics.map(Json).ok_or(Error::NoCounter("GlobalMetrics"))
+}
+
+async fn file_metrics(State(daemon): State<Shared>, uri: Uri, body: Bytes) -> Result<Json<Value>, Error> {
+    no_body(&body)?;
+    let (id, latest) = (id(&uri)?, value(&uri, "latest")?);
+    let metrics = match latest.as_deref() {
+        Some("true") => daemon.latest_read_files(id.as_deref()),
+        _ => daemon.file_metrics(id.as_deref()),
+    };
+    metrics.map(Json).ok_or(Error::NoCounter("FsFilesMetrics"))
+}
+
+async fn access_patterns(State(daemon): State<Shared>, uri: Uri, body: Bytes) -> Result<Json<Value>, Error> {
+    no_body(&body)?;
+    daemon.access_patterns(id(&uri)?.as_deref()).map(Json).ok_or(Error::NoCounter("Pattern"))
+}
+
+async fn inflight_requests(State(daemon): State<Shared>, body: Bytes) -> Result<Response, Error> {
+    no_body(&body)?;
+    let requests = daemon.inflight_requests();
+    Ok(if requests.is_empty() {
+        StatusCode::NO_CONTENT.into_response()
+    } else {
+        Json(requests).into_response()
+    })
+}
+
+async fn blobcache_metrics(
+    State(daemon): State<Shared>,
+    uri: Uri,
+    body: Bytes,
+) -> Result<Json<Value>, Error> {
+    no_body(&body)?;
     let metrics = daemon.blobcache_metrics(id(&uri)?.as_deref());
     metrics.map(Json).ok_or(Error::NoCounter("BlobcacheMetrics"))
 }
 
-async fn backend_metrics(State(daemon): State<Shared>, uri: Uri, body: Body) -> Result<Json<Value>, Error> {
-    no_body(body).await?;
+async fn backend_metrics(State(daemon): State<Shared>, uri: Uri, body: Bytes) -> Result<Json<Value>, Error> {
+    no_body(&body)?;
     let metrics = daemon.backend_metrics(id(&uri)?.as_deref());
     metrics.map(Json).ok_or(Error::NoCounter("BackendMetrics"))
 }
 
-async fn exposition(State(daemon): State<Shared>, body: Body) -> Result<impl IntoResponse, Error> {
-    no_body(body).await?;
+async fn exposition(State(daemon): State<Shared>, body: Bytes) -> Result<impl IntoResponse, Error> {
+    no_body(&body)?;
     Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE)], daemon.exposition()))
 }
 
 /// What was set at run time, each value masked: `KEY` of the backend `id`, or `ID:KEY` of all.
-async fn settings(State(daemon): State<Shared>, uri: Uri, body: Body) -> Result<Json<Value>, Error> {
-    no_body(body).await?;
+async fn settings(State(daemon): State<Shared>, uri: Uri, body: Bytes) -> Result<Json<Value>, Error> {
+    no_body(&body)?;
     let (wanted, set) = (id(&uri)?, daemon.settings());
     let keys = set.iter().flat_map(|(id, keys)| keys.iter().map(move |key| (id, *key)));
     let shown = keys.filter_map(|(id, key)| match &wanted {
@@ -187,8 +266,7 @@ async fn settings(State(daemon): State<Shared>, uri: Uri, body: Body) -> Result<
     Ok(Json(shown.map(|key| (key, Value::from(MASK))).collect::<Map<_, _>>().into()))
 }
 
-async fn set(State(daemon): State<Shared>, uri: Uri, body: Body) -> Result<StatusCode, Error> {
-    let body = read(body).await?;
+async fn set(State(daemon): State<Shared>, uri: Uri, body: Bytes) -> Result<StatusCode, Error> {
     if body.is_empty() {
         return Err(Error::BadRequest);
     }

@@ -7,11 +7,15 @@ use storage::secret::Secret;
 
 use super::error::Error;
 
-/// A setting of a backend.
+/// A setting of a backend. What has no effect is remembered by its key alone: no value can be asked back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Setting {
     /// From now on we are this to the registry: base64 of `user:password`.
     RegistryAuth(Secret),
+    /// Another proxy. The proxy of a backend cannot change while it is mounted.
+    ProxyUrl,
+    /// Another scheduler of Dragonfly. Not supported.
+    DragonflySchedulerEndpoint,
 }
 
 impl Setting {
@@ -19,6 +23,8 @@ impl Setting {
     pub fn key(&self) -> &'static str {
         match self {
             Self::RegistryAuth(_) => "registry_auth",
+            Self::ProxyUrl => "proxy_url",
+            Self::DragonflySchedulerEndpoint => "dragonfly_scheduler_endpoint",
         }
     }
 
@@ -35,15 +41,16 @@ impl Setting {
     }
 
     fn new(key: &str, value: &str) -> Result<Self, Error> {
-        let refused = |why: &str| {
-            tracing::warn!("a setting is refused: {key}: {why}");
-            Err(Error::Setting)
-        };
         match key {
             "registry_auth" => Ok(Self::RegistryAuth(Secret::new(value))),
-            "proxy_url" => refused("the proxy of a backend cannot change while it is mounted"),
-            "dragonfly_scheduler_endpoint" => refused("not supported yet"),
-            _ => refused("unknown; expected registry_auth"),
+            "proxy_url" => Ok(Self::ProxyUrl),
+            "dragonfly_scheduler_endpoint" => Ok(Self::DragonflySchedulerEndpoint),
+            _ => {
+                tracing::warn!(
+                    "a setting is refused: {key:?}: unknown; expected registry_auth, proxy_url or dragonfly_scheduler_endpoint"
+                );
+                Err(Error::Setting)
+            }
         }
     }
 }

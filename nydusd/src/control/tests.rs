@@ -26,6 +26,7 @@ struct Fake {
     is_exiting: AtomicBool,
     exit: Notify,
     configured: Mutex<Vec<(Option<String>, Setting)>>,
+    inflight: Mutex<Vec<Value>>,
 }
 
 impl Daemon for Fake {
@@ -53,6 +54,34 @@ impl Daemon for Fake {
 
     fn backend_metrics(&self, id: Option<&str>) -> Option<Value> {
         matches!(id, None | Some("/")).then(|| json!({"id": id}))
+    }
+
+    fn filesystem_metrics(&self, id: Option<&str>) -> Option<Value> {
+        matches!(id, None | Some("/")).then(|| json!({"filesystem": id}))
+    }
+
+    fn file_metrics(&self, id: Option<&str>) -> Option<Value> {
+        matches!(id, None | Some("/")).then(|| json!({"files": id}))
+    }
+
+    fn latest_read_files(&self, id: Option<&str>) -> Option<Value> {
+        matches!(id, None | Some("/")).then(|| json!([[1, 2], id]))
+    }
+
+    fn access_patterns(&self, id: Option<&str>) -> Option<Value> {
+        matches!(id, None | Some("/")).then(|| json!([{"pattern": id}]))
+    }
+
+    fn inflight_requests(&self) -> Vec<Value> {
+        self.inflight.lock().unwrap().clone()
+    }
+
+    fn superblock(&self, mountpoint: &str) -> Option<Value> {
+        (mountpoint == "/").then(|| json!({"magic": 7}))
+    }
+
+    fn events(&self) -> Value {
+        json!({"errors": []})
     }
 
     fn exposition(&self) -> String {
@@ -206,7 +235,31 @@ async fn errors_have_the_shapes_clients_match_on() {
         ("POST", "/api/v1/mount?mountpoint=/", "{}", 501, "Mount(DaemonAbnormal(Unsupported))"),
         ("DELETE", "/api/v1/mount?mountpoint=/", "", 501, "Mount(DaemonAbnormal(Unsupported))"),
         ("GET", "/api/v1/mount", "", 400, "BadRequest"),
-        ("GET", "/api/v1/metrics", "", 501, "GlobalMetrics(DaemonAbnormal(Unsupported))"),
+        ("GET", "/api/v1/metrics?id=/x", "", 404, "GlobalMetrics(Metrics(Stats(NoCounter)))"),
+        ("GET", "/api/v1/metrics/files?id=x", "", 404, "FsFilesMetrics(Metrics(Stats(NoCounter)))"),
+        (
+            "GET",
+            "/api/v1/metrics/files?id=x&latest=true",
+            "",
+            404,
+            "FsFilesMetrics(Metrics(Stats(NoCounter)))",
+        ),
+        ("GET", "/api/v1/metrics/pattern?id=x", "", 404, "Pattern(Metrics(Stats(NoCounter)))"),
+        ("PUT", "/api/v1/metrics/inflight", "", 400, "BadRequest"),
+        (
+            "GET",
+            "/api/v1/daemon/backend",
+            "",
+            400,
+            "QueryString(\"'mountpoint' should be specified in query string\")",
+        ),
+        (
+            "GET",
+            "/api/v1/daemon/backend?mountpoint=/x",
+            "",
+            500,
+            "FsBackendInfo(MountFilesystem(Other(\"object or filesystem doesn't exist\")))",
+        ),
         ("GET", "/api/v2/blobs?domain_id=x", "", 501, "GetBlobObjects(DaemonAbnormal(Unsupported))"),
         ("PUT", "/api/v2/blobs", "", 501, "CreateBlobObject(DaemonAbnormal(Unsupported))"),
         ("POST", "/api/v2/blobs", "", 400, "BadRequest"),
@@ -247,6 +300,57 @@ async fn backend_counters_are_found_by_mountpoint() {
 }
 
 #[tokio::test]
+async fn everything_else_that_is_told_of_a_file_system() {
+    let server = serve(SECONDS).await;
+    for (target, told) in [
+        ("/api/v1/metrics", json!({"filesystem": null})),
+        ("/api/v1/metrics?id=%2F", json!({"filesystem": "/"})),
+        ("/api/v1/metrics/files", json!({"files": null})),
+        ("/api/v1/metrics/files?id=/&latest=false", json!({"files": "/"})),
+        ("/api/v1/metrics/files?latest=true", json!([[1, 2], null])),
+        ("/api/v1/metrics/pattern?id=/", json!([{"pattern": "/"}])),
+        ("/api/v1/daemon/backend?mountpoint=/", json!({"magic": 7})),
+        ("/api/v1/daemon/events", json!({"errors": []})),
+    ] {
+        let answer = request(&server.path, "GET", target, "").await;
+        assert_eq!((answer.status, answer.json()), (200, told), "{target}");
+    }
+    let inflight = "/api/v1/metrics/inflight";
+    let answer = request(&server.path, "GET", inflight, "").await;
+    assert_eq!((answer.status, answer.body.as_str()), (204, ""));
+    server.daemon.inflight.lock().unwrap().push(json!({"inode": 1}));
+    let answer = request(&server.path, "GET", inflight, "").await;
+    assert_eq!((answer.status, answer.json()), (200, json!([{"inode": 1}])));
+}
+
+/// As clients do that write head and body apart: the answer must come when all is written, and not before, when the rest
+/// of the body would meet a closed connection.
+#[tokio::test]
+async fn the_body_of_a_refused_request_is_read_before_the_answer() {
+    let server = serve(SECONDS).await;
+    for (target, length, status) in [
+        ("POST /api/v1/mount?mountpoint=/x", 300 << 10, 501),
+        ("POST /api/v1/daemon", 300 << 10, 400),
+        ("PUT /no/such/path", 300 << 10, 404),
+        ("PUT /api/v1/config", 8 << 20, 400),
+    ] {
+        let mut stream = UnixStream::connect(&server.path).await.unwrap();
+        let head = format!("{target} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        for _ in 0..8 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            stream
+                .write_all(&vec![b'x'; length / 8])
+                .await
+                .unwrap_or_else(|error| panic!("{target}: {error}"));
+        }
+        let mut answer = [0; 12];
+        tokio::time::timeout(SECONDS, stream.read_exact(&mut answer)).await.expect("in time").unwrap();
+        assert_eq!(answer, format!("HTTP/1.1 {status}").as_bytes(), "{target}");
+    }
+}
+
+#[tokio::test]
 async fn metrics_say_what_format_they_have() {
     let server = serve(SECONDS).await;
     let answer = request(&server.path, "GET", "/metrics", "").await;
@@ -273,6 +377,11 @@ async fn credentials_are_set_and_never_shown() {
         let configured = server.daemon.configured.lock().unwrap().pop();
         assert_eq!(configured, Some((id, Setting::RegistryAuth(Secret::new(SECRET)))));
     }
+    let others = json!({"proxy_url": "http://u:hunter2@p", "dragonfly_scheduler_endpoint": "http://hunter2"});
+    let answer = request(&server.path, "PUT", "/api/v1/config", &others.to_string()).await;
+    assert_eq!((answer.status, answer.body.as_str()), (204, ""));
+    let configured = std::mem::take(&mut *server.daemon.configured.lock().unwrap());
+    assert_eq!(configured, [(None, Setting::DragonflySchedulerEndpoint), (None, Setting::ProxyUrl)]);
     request(&server.path, "PUT", "/api/v1/config?id=/", &body).await;
     assert_eq!(get("/api/v1/config?id=/").await, json!({"registry_auth": "***"}));
     assert_eq!(get("/api/v1/config").await, json!({"/:registry_auth": "***"}));
@@ -286,13 +395,6 @@ async fn settings_that_cannot_be_used_change_nothing_and_are_not_quoted() {
     let no_map = r#"ParseBody(Error("expected a map of strings", line: 0, column: 0))"#;
     for (target, body, status, message) in [
         ("/api/v1/config", r#"{"registry_auth":"hunter2","colour":"blue"}"#, 500, refused),
-        ("/api/v1/config", r#"{"proxy_url":"http://hunter2@p"}"#, 500, refused),
-        (
-            "/api/v1/config",
-            r#"{"registry_auth":"hunter2","dragonfly_scheduler_endpoint":"http://x"}"#,
-            500,
-            refused,
-        ),
         ("/api/v1/config?id=/none", r#"{"registry_auth":"hunter2"}"#, 500, refused),
         ("/api/v1/config", r#""hunter2""#, 400, no_map),
         ("/api/v1/config", r#"["hunter2"]"#, 400, no_map),
@@ -352,6 +454,7 @@ async fn names_of_others_are_left_alone_and_stale_ones_replaced() {
     let path = dir.path().join("api.sock");
     // What a killed daemon leaves: a socket that nobody listens on.
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(is_stale(&path).await.unwrap());
     let listener = Listener::bind(&path).await.unwrap();
     // Meanwhile somebody took the name away and uses it.
     std::fs::remove_file(&path).unwrap();
@@ -372,6 +475,7 @@ async fn names_of_others_are_left_alone_and_stale_ones_replaced() {
 async fn a_graceful_end_removes_only_its_own_name() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("api.sock");
+    assert!(!is_stale(&path).await.unwrap());
     let listener = Listener::bind(&path).await.unwrap();
     assert!(path.exists());
     drop(listener);

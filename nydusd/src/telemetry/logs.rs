@@ -27,6 +27,7 @@ use tracing_subscriber::registry::Registry;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::events;
 use super::sink::{Output, RotatingFile, Sink};
 use super::traces::Traces;
 use super::utc::Utc;
@@ -141,7 +142,10 @@ fn build(
     let output = match &options.file {
         None => Output::Stderr,
         Some(path) => {
-            let file = RotatingFile::open(path, options.rotation_size)
+            // Orchestrators give each daemon a directory of its own and leave it to the daemon to make it.
+            let made = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+            let file = made
+                .and_then(|()| RotatingFile::open(path, options.rotation_size))
                 .with_context(|| format!("{}: cannot open the log file", path.display()))?;
             Output::File(file)
         }
@@ -225,6 +229,7 @@ impl<S: Subscriber> Layer<S> for LineLayer {
             _ => ("", ""),
         };
         let mut line = format!("[{}] {colour}{level}{plain} ", Utc::now());
+        let start = line.len();
         escape_into(&mut line, &fields.text);
         for (name, value) in &fields.others {
             let _ = write!(line, " {name}=");
@@ -233,6 +238,9 @@ impl<S: Subscriber> Layer<S> for LineLayer {
         if line.len() > MAX_LINE {
             line.truncate(line.floor_char_boundary(MAX_LINE));
             line.push('…');
+        }
+        if level == tracing::Level::ERROR {
+            events::push(&line[start..]);
         }
         if is_alarming && let (Some(file), Some(number)) = (metadata.file(), metadata.line()) {
             let _ = write!(line, " [{file}:{number}]");
@@ -400,10 +408,10 @@ mod tests {
 
     #[test]
     fn a_log_file_that_cannot_be_opened_is_named() {
-        let file = Some(PathBuf::from("/nonexistent/d.log"));
+        // Directories that are missing are made, but what is there is left as it is.
+        let file = Some(PathBuf::from("/dev/null/d.log"));
         let error = build(&Options { level: Level::Info, file, rotation_size: 0 }, None).err().unwrap();
-        assert!(
-            format!("{error:#}").starts_with("/nonexistent/d.log: cannot open the log file: No such file")
-        );
+        let text = format!("{error:#}");
+        assert!(text.starts_with("/dev/null/d.log: cannot open the log file: "), "{text}");
     }
 }

@@ -1,5 +1,6 @@
 //! What the daemon tells about itself while it runs.
 
+pub mod events;
 pub mod logs;
 pub mod metrics;
 mod sink;

@@ -101,7 +101,7 @@ pub(super) static FAMILIES: &[Family] = &[
         unit: NO_UNIT,
         kind: COUNTER,
         help: "READs of the kernel that were answered at once, because all their data was in the cache.",
-        samples: OfMount(|mount, to| to.counter(&[], mount.reads.ready())),
+        samples: OfMount(|mount, to| to.counter(&[], mount.operations.ready())),
     },
     Family {
         name: "reads_waited",

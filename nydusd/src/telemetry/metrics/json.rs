@@ -5,11 +5,16 @@ use std::path::Path;
 use std::time::Instant;
 
 use blobcache::BlobCache;
+use rafs::Superblock;
 use serde_json::{Map, Value, json};
 use storage::backend::Backend as _;
 use storage::backend::measured::Measured;
+use storage::blob::BlobId;
 use storage::http::{EndpointStatus, TryOutcome};
 use storage::metrics::Counter;
+
+use super::{Files, Inflight, Operations};
+use crate::filesystem::KEPT;
 
 /// The answer of `/metrics/backend`. `kind` is the backend's name in a configuration.
 pub fn backend(kind: &str, backend: &Measured) -> Value {
@@ -56,12 +61,32 @@ fn endpoint(endpoint: &EndpointStatus) -> Value {
     })
 }
 
-/// The answer of `/metrics/blobcache`. `work_dir` is that of the configuration.
-pub fn cache(work_dir: &Value, cache: &BlobCache) -> Value {
+/// The answer of `/metrics/blobcache`: the keys of the reference implementation, those of its prefetch 0 since nothing is
+/// prefetched, then our own. `work_dir` is that of the configuration, `blobs` are those of the image.
+pub fn cache(work_dir: &Value, blobs: &[BlobId], operations: &Operations, cache: &BlobCache) -> Value {
     let metrics = cache.metrics();
+    // Garbage collectors take the files of these names for used, and no others.
+    let files: Vec<String> = blobs.iter().map(|id| format!("{id}.blob.data")).collect();
+    // A READ that is answered at once is one whose data was all there.
+    let ready = operations.ready();
     json!({
+        "underlying_files": files,
         "store_path": work_dir.as_str().map_or(Path::new(""), Path::new),
+        "partial_hits": metrics.reads_partly_cached.get(),
+        "whole_hits": ready + metrics.reads_cached.get(),
+        "total": ready + metrics.reads.get(),
         "entries_count": metrics.chunks_cached.get(),
+        "prefetch_data_amount": 0,
+        "prefetch_requests_count": 0,
+        "prefetch_workers": 0,
+        "prefetch_unmerged_chunks": 0,
+        "prefetch_cumulative_time_millis": 0,
+        "prefetch_begin_time_secs": 0,
+        "prefetch_begin_time_millis": 0,
+        "prefetch_end_time_secs": 0,
+        "prefetch_end_time_millis": 0,
+        "buffered_backend_size": 0,
+        "data_all_ready": false,
         "backend_requests": metrics.backend_requests.get(),
         "backend_bytes": metrics.backend_bytes.get(),
         "backend_errors": metrics.backend_errors.get(),
@@ -80,5 +105,68 @@ pub fn cache(work_dir: &Value, cache: &BlobCache) -> Value {
         "cache_sync_errors": metrics.cache_sync_errors.get(),
         "foreign_waits": metrics.foreign_waits.get(),
         "timeouts": metrics.timeouts.get(),
+    })
+}
+
+/// The answer of `/metrics`. `id` is the mountpoint.
+pub fn filesystem(id: &str, operations: &Operations) -> Value {
+    let totals = operations.totals();
+    let recording = operations.files().map(Files::recording).unwrap_or_default();
+    json!({
+        "files_account_enabled": recording.counts,
+        "access_pattern_enabled": recording.patterns,
+        "record_latest_read_files_enabled": recording.latest,
+        "measure_latency": true,
+        "id": id,
+        // The kernel opens files without asking.
+        "nr_opens": 0,
+        "data_read": totals.read_bytes,
+        "block_count_read": totals.read_sizes,
+        "fop_hits": totals.hits,
+        "fop_errors": totals.errors,
+        "fop_cumulative_latency_total": totals.micros,
+        "read_latency_dist": totals.read_latencies,
+    })
+}
+
+/// One request of the answer of `/metrics/inflight`.
+pub fn inflight(request: &Inflight) -> Value {
+    json!({
+        "inode": request.nodeid,
+        "opcode": request.opcode,
+        "unique": request.unique,
+        "timestamp_secs": request.since_secs,
+    })
+}
+
+/// The answer of `/daemon/backend`.
+pub fn superblock(block: &Superblock) -> Value {
+    let timeout = json!({"secs": KEPT.as_secs(), "nanos": KEPT.subsec_nanos()});
+    json!({
+        "magic": block.magic,
+        "version": block.version,
+        "sb_size": block.size,
+        "root_inode": block.root_inode,
+        "chunk_size": block.chunk_size,
+        "batch_size": 0,
+        "inodes_count": block.inode_count,
+        "flags": {"bits": block.flags},
+        "inode_table_entries": block.inode_table_entries,
+        "inode_table_offset": block.inode_table_offset,
+        "blob_table_size": block.blob_table_size,
+        "blob_table_offset": block.blob_table_offset,
+        "extended_blob_table_offset": block.extended_blob_table_offset,
+        "extended_blob_table_entries": block.extended_blob_table_entries,
+        "blob_device_table_count": block.device_count,
+        "blob_device_table_offset": block.device_slot_offset,
+        "prefetch_table_offset": block.prefetch_table_offset,
+        "prefetch_table_entries": block.prefetch_table_entries,
+        "attr_timeout": timeout,
+        "entry_timeout": timeout,
+        "is_chunk_dict": false,
+        "meta_blkaddr": block.meta_block,
+        "root_nid": block.root_nid,
+        "chunk_table_offset": block.chunk_table_offset,
+        "chunk_table_size": block.chunk_table_size,
     })
 }

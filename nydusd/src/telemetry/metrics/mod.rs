@@ -4,8 +4,11 @@
 //! Invariant: nothing is counted here. What is counted lies with those who do it, in numbers without locks; this looks at
 //! them when it is asked, so that a metric that nobody reads costs nothing.
 
+mod clock;
 mod families;
+mod files;
 pub mod json;
+mod operations;
 mod reads;
 
 use std::sync::Arc;
@@ -19,7 +22,9 @@ use storage::backend::Backend as _;
 use storage::backend::measured::Measured;
 use storage::http::{EndpointStatus, Load, TokenFetches};
 
-pub use reads::{Reads, Tally, Wait, WaitEnding};
+pub use files::{Files, Recording};
+pub use operations::{Inflight, Operation, Operations, Tally, Totals};
+pub use reads::{Reads, Wait, WaitEnding};
 
 /// The type of what [`exposition`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -30,6 +35,7 @@ pub struct Mount {
     /// Its place in the tree, such as `/`.
     mountpoint: String,
     reads: Arc<Reads>,
+    operations: Arc<Operations>,
     cache: Arc<BlobCache>,
     backend: Arc<Measured>,
     endpoints: Vec<EndpointStatus>,
@@ -37,9 +43,15 @@ pub struct Mount {
 
 impl Mount {
     /// Looks at an image that is mounted at `mountpoint`.
-    pub fn new(mountpoint: &str, reads: Arc<Reads>, cache: Arc<BlobCache>, backend: Arc<Measured>) -> Self {
+    pub fn new(
+        mountpoint: &str,
+        reads: Arc<Reads>,
+        operations: Arc<Operations>,
+        cache: Arc<BlobCache>,
+        backend: Arc<Measured>,
+    ) -> Self {
         let endpoints = backend.endpoints();
-        Self { mountpoint: mountpoint.to_owned(), reads, cache, backend, endpoints }
+        Self { mountpoint: mountpoint.to_owned(), reads, operations, cache, backend, endpoints }
     }
 }
 

@@ -1,11 +1,9 @@
-//! READs of one mounted image: how many were answered at once, how many waited and for how long, and which wait now.
+//! READs of one mounted image that waited: how many, for how long, and which wait now.
 //!
-//! Invariant: a READ that is answered at once costs one plain addition to a number that nobody else writes; no lock, no
-//! allocation, no shared cache line. A READ that waits may take a lock, twice.
+//! A READ that is answered at once is none of these: it takes no lock. A READ that waits may take one, twice.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use storage::metrics::{Counter, Distribution, Histogram};
@@ -58,10 +56,9 @@ impl WaitEnding {
     }
 }
 
-/// READs of one mounted image, since it was mounted.
+/// READs of one mounted image that waited, since it was mounted.
 #[derive(Debug)]
 pub struct Reads {
-    ready: Mutex<Vec<Arc<Tally>>>,
     waits: Mutex<Waits>,
     endings: [Counter; WaitEnding::ALL.len()],
     wait_micros: Histogram,
@@ -74,21 +71,9 @@ struct Waits {
     since: BTreeMap<u64, Instant>,
 }
 
-/// A counter with one writer.
-#[derive(Debug, Default)]
-pub struct Tally(AtomicU64);
-
-impl Tally {
-    /// One more. Only one thread may call it: of two at the same time one may be lost.
-    pub fn bump(&self) {
-        self.0.store(self.0.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-    }
-}
-
 impl Default for Reads {
     fn default() -> Self {
         Self {
-            ready: Mutex::default(),
             waits: Mutex::default(),
             endings: Default::default(),
             wait_micros: Histogram::new(&WAIT_MICROS),
@@ -97,18 +82,6 @@ impl Default for Reads {
 }
 
 impl Reads {
-    /// A counter of READs that are answered at once, for one thread that answers them.
-    pub fn tally(&self) -> Arc<Tally> {
-        let tally = Arc::<Tally>::default();
-        lock(&self.ready).push(tally.clone());
-        tally
-    }
-
-    /// READs that were answered at once.
-    pub fn ready(&self) -> u64 {
-        lock(&self.ready).iter().map(|tally| tally.0.load(Ordering::Relaxed)).sum()
-    }
-
     /// A READ begins to wait, until what is returned is dropped.
     pub fn wait(&self) -> Wait<'_> {
         let (start, mut waits) = (Instant::now(), lock(&self.waits));
@@ -161,25 +134,13 @@ impl Drop for Wait<'_> {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_answered_at_once_is_counted_by_each_thread_for_itself() {
-        let reads = Reads::default();
-        std::thread::scope(|scope| {
-            for _ in 0..4 {
-                let tally = reads.tally();
-                scope.spawn(move || (0..100_000).for_each(|_| tally.bump()));
-            }
-        });
-        assert_eq!(reads.ready(), 400_000);
-    }
 
     #[test]
     fn the_oldest_wait_is_known_until_it_ends() {

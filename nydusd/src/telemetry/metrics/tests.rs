@@ -79,9 +79,10 @@ async fn sources() -> Sources {
     let options = CacheOptions::new(CacheStorage::None).unwrap();
     let cache = BlobCache::open(options, backend.clone(), tokio::runtime::Handle::current()).unwrap();
     let reads = Arc::new(Reads::default());
-    reads.tally().bump();
+    let operations = Arc::new(Operations::default());
+    operations.tally().read_ready(1, 1, None);
     reads.wait().end(WaitEnding::TimedOut);
-    let mount = Mount::new("/", reads, cache, backend);
+    let mount = Mount::new("/", reads, operations, cache, backend);
     let load = Load { requests: 5, bytes: 6, waiting_on_demand: 7, waiting_prefetch: 8 };
     Sources { mounts: vec![mount], load, token_fetches: TokenFetches { given: 1, denied: 2, failed: 3 } }
 }
@@ -229,7 +230,8 @@ async fn a_mount_without_endpoints_and_no_mount_at_all_are_shown_too() {
     let nothing = exposition(Sources { mounts: Vec::new(), ..sources });
     assert!(nothing.contains("# TYPE nydusd_reads_ready counter\n"), "{nothing}");
     assert!(nothing.ends_with("# EOF\n") && !nothing.contains("mountpoint="), "{nothing}");
-    let mount = Mount::new("/", mount.reads, mount.cache, Arc::new(Measured::new(Arc::new(Local))));
+    let mount =
+        Mount::new("/", mount.reads, mount.operations, mount.cache, Arc::new(Measured::new(Arc::new(Local))));
     let local = exposition(Sources { mounts: vec![mount], ..sources });
     assert!(local.contains("mountpoint=") && !local.contains("endpoint="), "{local}");
 }

@@ -19,12 +19,11 @@ use nix::unistd::{getegid, geteuid};
 use rafs::{Attributes, FileType, Ino};
 
 use super::ahead::Ahead;
-use super::errno::errno;
+use super::errno::{errno, refuse};
 use super::nodeid::NodeIds;
 use crate::filesystem::{self, Error, Filesystem, XattrSupport};
 
-/// As good as for ever: 136 years.
-const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+const FOREVER: Duration = filesystem::KEPT;
 
 pub(super) struct Adapter {
     filesystem: Arc<Filesystem>,
@@ -115,7 +114,7 @@ impl FileSystem for Adapter {
         // The kernel looks up "." when a file handle names a node that it has forgotten. The number is then any that
         // the owner of the handle likes.
         if name == b"." && !self.filesystem.is_entry(parent) {
-            return Err(Errno::ENOENT.into());
+            return Err(refuse(Errno::ENOENT));
         }
         match self.filesystem.lookup(parent, name).map_err(|e| os_error(&e))? {
             Some(ino) => self.entry(ino).map_err(|e| os_error(&e)),
@@ -206,13 +205,13 @@ impl FileSystem for Adapter {
         let name = name.to_bytes();
         let value = match self.filesystem.xattr_support() {
             XattrSupport::Hidden => return Err(Errno::ENOSYS.into()),
-            XattrSupport::NoneStored if is_asked_of_all(name) => return Err(Errno::EOPNOTSUPP.into()),
+            XattrSupport::NoneStored if is_asked_of_all(name) => return Err(refuse(Errno::EOPNOTSUPP)),
             XattrSupport::NoneStored => None,
             XattrSupport::Served => {
                 self.filesystem.xattr(self.nodeids.ino(nodeid), name).map_err(|e| os_error(&e))?
             }
         };
-        let value = value.ok_or(Errno::ENODATA)?;
+        let value = value.ok_or_else(|| refuse(Errno::ENODATA))?;
         match fits(value.len(), size)? {
             true => Ok(GetxattrReply::Value(value)),
             false => Ok(GetxattrReply::Count(value.len() as u32)),
@@ -242,7 +241,7 @@ fn fits(len: usize, size: u32) -> io::Result<bool> {
     match size {
         0 => Ok(false),
         size if len <= size as usize => Ok(true),
-        _ => Err(Errno::ERANGE.into()),
+        _ => Err(refuse(Errno::ERANGE)),
     }
 }
 

@@ -5,10 +5,12 @@
 
 mod adapter;
 mod ahead;
+mod dead;
 mod errno;
 mod failed;
 mod init;
 mod mount;
+mod mountinfo;
 mod nodeid;
 mod read;
 mod reply;
@@ -26,6 +28,7 @@ use tokio::sync::oneshot;
 use tracing::{error, info};
 
 use crate::filesystem::Filesystem;
+use crate::telemetry::metrics::Inflight;
 use adapter::Adapter;
 use ahead::Ahead;
 use failed::FailedRanges;
@@ -46,9 +49,16 @@ pub struct FuseOptions {
     pub allow_other: bool,
 }
 
+/// Detaches dead mounts at `mountpoint`, which are known to be those of a daemon before us. What else may be there is for
+/// [`FuseMount::start`] to tell of.
+pub fn clear_dead_mounts(mountpoint: &Path) -> Result<()> {
+    dead::clear(mountpoint, true)
+}
+
 /// A filesystem served through FUSE. Dropped, it is unmounted.
 pub struct FuseMount {
     mount: Mount,
+    reads: Arc<Reads>,
     ended: Option<oneshot::Receiver<()>>,
 }
 
@@ -64,11 +74,15 @@ impl FuseMount {
         let mount = Mount::new(mountpoint, options.allow_other)?;
         let device = Arc::new(mount.device()?);
         let nodeids = NodeIds::new(filesystem.root());
-        // One worker sends ahead while another answers.
-        let ahead = (options.threads > 1).then(|| Arc::new(Ahead::default()));
+        let operations = filesystem.operations();
+        // One worker sends ahead while another answers. What is sent ahead is read without a READ: records of files would
+        // miss it.
+        let sends_ahead = options.threads > 1 && operations.files().is_none();
+        let ahead = sends_ahead.then(|| Arc::new(Ahead::default()));
         let server = Arc::new(Server::new(Adapter::new(filesystem.clone(), nodeids, ahead.clone())));
         let reads = Arc::new(Reads {
             filesystem,
+            operations,
             nodeids,
             device,
             runtime,
@@ -82,8 +96,8 @@ impl FuseMount {
         for number in 0..options.threads.max(1) {
             let buffer_bytes = mount.buffer_bytes();
             let (server, reads, initialised) = (server.clone(), reads.clone(), initialised.clone());
-            let ready = reads.filesystem.reads().tally();
-            let worker = Worker { server, reads, buffer_bytes, ready, initialised };
+            let tally = reads.operations.tally();
+            let worker = Worker { server, reads, buffer_bytes, tally, initialised };
             let end = end.clone();
             thread::Builder::new()
                 .name(format!("fuse-{number}"))
@@ -99,7 +113,14 @@ impl FuseMount {
         is_initialised.recv_timeout(INIT_LIMIT).context("the kernel did not start the FUSE session")?;
         // Only now: with the answer to INIT the kernel sets it anew.
         mount.raise_read_ahead();
-        Ok(Self { mount, ended: Some(ended) })
+        mount.make_root_known();
+        Ok(Self { mount, reads, ended: Some(ended) })
+    }
+
+    /// A way to see the requests that are being served, by the inode numbers of the image.
+    pub fn inflight(&self) -> impl Fn() -> Vec<Inflight> + Send + Sync + 'static {
+        let reads = Arc::downgrade(&self.reads);
+        move || reads.upgrade().map(|reads| reads.inflight()).unwrap_or_default()
     }
 
     /// Resolves when the filesystem was unmounted from outside and the last worker has stopped.

@@ -2,16 +2,24 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use fuse_backend_rs::transport::FuseSession;
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::geteuid;
 use tracing::{debug, warn};
 
+use super::{dead, mountinfo};
+
+/// What stands in mount tables as what is mounted.
+pub(super) const SOURCE: &str = "rafs";
 /// What the kernel reads ahead, in KiB: as much as one READ can carry.
 const READ_AHEAD_KIB: &str = "1024";
+/// How long the first look at the mount may take.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// A mounted FUSE filesystem. Dropped, it is unmounted.
 pub(super) struct Mount {
@@ -21,9 +29,10 @@ pub(super) struct Mount {
 impl Mount {
     /// Mounts on `mountpoint`, for all users if `allow_other`.
     pub(super) fn new(mountpoint: &Path, allow_other: bool) -> Result<Self> {
+        dead::clear(mountpoint, false)?;
         check_mountpoint(mountpoint)?;
         check_device()?;
-        let mut session = FuseSession::new(mountpoint, "rafs", "", true)
+        let mut session = FuseSession::new(mountpoint, SOURCE, "", true)
             .with_context(|| format!("mountpoint {}", mountpoint.display()))?;
         session.set_allow_other(allow_other);
         session.mount().with_context(|| match allow_other && !geteuid().is_root() {
@@ -51,12 +60,34 @@ impl Mount {
 
     /// Lets the kernel read ahead as much as one READ can carry. INIT cannot ask for more than 128 KiB.
     pub(super) fn raise_read_ahead(&self) {
-        let Some(device) = device_number(self.session.mountpoint()) else {
-            return debug!("{} is not in mountinfo", self.session.mountpoint().display());
+        let mountpoint = self.session.mountpoint();
+        let mount = match mountinfo::topmost(mountpoint) {
+            Ok(Some(mount)) => mount,
+            Ok(None) => return debug!("{} is not in mountinfo", mountpoint.display()),
+            Err(e) => return warn!("/proc/self/mountinfo: {e}"),
         };
-        let file = PathBuf::from("/sys/class/bdi").join(device).join("read_ahead_kb");
+        let file = PathBuf::from("/sys/class/bdi").join(mount.device).join("read_ahead_kb");
         if let Err(e) = fs::write(&file, READ_AHEAD_KIB) {
             debug!("readahead stays at its default: {}: {e}", file.display());
+        }
+    }
+
+    /// Asks for the root's attributes as programs do, birth time included, for the time when nobody answers any more: the
+    /// kernel then knows them, and that there are no others to ask for. Who looks at the mountpoint of a daemon that was
+    /// killed is answered, and does not wait. Needs workers that serve; gives up after a while.
+    pub(super) fn make_root_known(&self) {
+        let (done, is_done) = mpsc::channel();
+        let mountpoint = self.session.mountpoint().to_owned();
+        let look = move || {
+            // Fails if nobody waits any more.
+            let _ = done.send(fs::symlink_metadata(mountpoint));
+        };
+        let asked = thread::Builder::new().name("mount-look".to_owned()).spawn(look);
+        match asked.map(|_| is_done.recv_timeout(LOOK_LIMIT)) {
+            Ok(Ok(Ok(_))) => {}
+            Ok(Ok(Err(e))) => warn!("{}: {e}", self.session.mountpoint().display()),
+            Ok(Err(_)) => warn!("{}: no answer in {LOOK_LIMIT:?}", self.session.mountpoint().display()),
+            Err(e) => warn!("cannot start a thread: {e}"),
         }
     }
 
@@ -72,10 +103,6 @@ fn check_mountpoint(mountpoint: &Path) -> Result<()> {
     match fs::metadata(mountpoint) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
         Ok(_) => bail!("mountpoint {} is not a directory", mountpoint.display()),
-        Err(e) if e.raw_os_error() == Some(Errno::ENOTCONN as i32) => bail!(
-            "mountpoint {0} holds a dead FUSE mount, left by a daemon that is gone; unmount it first: umount -l {0}",
-            mountpoint.display()
-        ),
         Err(e) => Err(e).with_context(|| format!("mountpoint {}", mountpoint.display())),
     }
 }
@@ -86,45 +113,9 @@ fn check_device() -> Result<()> {
     device.map(drop).with_context(|| format!("cannot open {DEVICE}"))
 }
 
-/// `MAJOR:MINOR` of the newest mount on `mountpoint`, without touching it: a stat would ask ourselves.
-fn device_number(mountpoint: &Path) -> Option<String> {
-    let mounts = match fs::read_to_string("/proc/self/mountinfo") {
-        Ok(mounts) => mounts,
-        Err(e) => {
-            warn!("/proc/self/mountinfo: {e}");
-            return None;
-        }
-    };
-    mounts.lines().rev().find_map(|line| {
-        let mut fields = line.split(' ');
-        let device = fields.nth(2)?;
-        let point = fields.nth(1)?;
-        (unescape(point) == mountpoint.as_os_str().as_encoded_bytes()).then(|| device.to_owned())
-    })
-}
-
-/// Undoes mountinfo's `\ooo` for space, tab, newline and backslash.
-fn unescape(field: &str) -> Vec<u8> {
-    let bytes = field.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let octal = bytes.get(at + 1..at + 4).filter(|_| bytes[at] == b'\\');
-        let code = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        out.push(code.unwrap_or(bytes[at]));
-        at += if code.is_some() { 4 } else { 1 };
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mountinfo_escapes_are_undone() {
-        assert_eq!(unescape("/a\\040b\\134c\\9"), b"/a b\\c\\9");
-    }
 
     #[test]
     fn a_file_is_no_mountpoint() {

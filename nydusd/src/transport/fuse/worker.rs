@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
+use std::time::Instant;
 
 use fuse_backend_rs::abi::fuse_abi::{InHeader, InterruptIn, Opcode, ReadIn};
 use fuse_backend_rs::api::server::Server;
@@ -16,19 +17,20 @@ use nix::errno::Errno;
 use tracing::{debug, error};
 
 use super::adapter::Adapter;
+use super::errno::take_failed;
 use super::init::Agreement;
 use super::read::Reads;
 use super::reply::Reply;
 use crate::filesystem::XattrSupport;
-use crate::telemetry::metrics::Tally;
+use crate::telemetry::metrics::{Operation, Tally};
 
 pub(super) struct Worker {
     pub(super) server: Arc<Server<Adapter>>,
     pub(super) reads: Arc<Reads>,
     /// Of a request, and of an answer.
     pub(super) buffer_bytes: usize,
-    /// Counts READs that are answered at once.
-    pub(super) ready: Arc<Tally>,
+    /// Counts the requests that this worker answers.
+    pub(super) tally: Arc<Tally>,
     /// Told when the kernel's INIT has been answered.
     pub(super) initialised: mpsc::Sender<()>,
 }
@@ -50,7 +52,9 @@ impl Worker {
             error!("a request of {} bytes has no header", request.len());
             return;
         };
+        self.tally.take(header.unique, header.opcode, header.nodeid);
         let served = catch_unwind(AssertUnwindSafe(|| self.dispatch(&header, request, answer)));
+        self.tally.leave();
         if served.is_err() {
             error!("request {} (opcode {}) panicked", header.unique, header.opcode);
             Reply::new(self.reads.device.clone(), header.unique).error(Errno::EIO);
@@ -61,7 +65,7 @@ impl Worker {
         match header.opcode {
             opcode if opcode == Opcode::Read as u32 => match body(request, |r| r.read_obj::<ReadIn>()) {
                 Some(wanted) => {
-                    self.reads.serve(header.unique, header.nodeid, &wanted, answer, &self.ready);
+                    self.reads.serve(header.unique, header.nodeid, &wanted, answer, &self.tally);
                 }
                 None => Reply::new(self.reads.device.clone(), header.unique).error(Errno::EINVAL),
             },
@@ -83,7 +87,18 @@ impl Worker {
                 // Fails if nobody waits any more.
                 let _ = self.initialised.send(());
             }
-            _ => self.answer_at_once(request, answer),
+            opcode => {
+                let began = Instant::now();
+                take_failed();
+                self.answer_at_once(request, answer);
+                if let Some(operation) = operation(opcode) {
+                    let failed = take_failed();
+                    self.tally.answered(operation, failed, began.elapsed());
+                    if let Some(files) = self.reads.operations.files() {
+                        files.answered(self.reads.nodeids.ino(header.nodeid).0, operation, failed);
+                    }
+                }
+            }
         }
     }
 
@@ -100,6 +115,27 @@ impl Worker {
             debug!("request not answered: {e}");
         }
     }
+}
+
+/// What a request asks for, if that is counted. READ is counted where it is served.
+fn operation(opcode: u32) -> Option<Operation> {
+    const COUNTED: [(Opcode, Operation); 14] = [
+        (Opcode::Getattr, Operation::GetAttr),
+        (Opcode::Readlink, Operation::ReadLink),
+        (Opcode::Open, Operation::Open),
+        (Opcode::Release, Operation::Release),
+        (Opcode::Statfs, Operation::StatFs),
+        (Opcode::Getxattr, Operation::GetXattr),
+        (Opcode::Listxattr, Operation::ListXattr),
+        (Opcode::Opendir, Operation::OpenDir),
+        (Opcode::Lookup, Operation::Lookup),
+        (Opcode::Readdir, Operation::ReadDir),
+        (Opcode::Readdirplus, Operation::ReadDirPlus),
+        (Opcode::Access, Operation::Access),
+        (Opcode::Forget, Operation::Forget),
+        (Opcode::BatchForget, Operation::BatchForget),
+    ];
+    COUNTED.iter().find(|(known, _)| *known as u32 == opcode).map(|(_, operation)| *operation)
 }
 
 fn header(request: &mut [u8]) -> Option<InHeader> {
