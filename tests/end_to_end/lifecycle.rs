@@ -1,6 +1,8 @@
 //! From start to end: what the daemon answers, how it unmounts, what it warns of.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod snapshotter;
+
 use nix::sys::signal::Signal;
 use nydus_tests::config::{Form, with_key};
 use nydus_tests::daemon::{Launch, Scratch};
@@ -162,10 +164,11 @@ fn a_limit_that_cannot_be_raised_is_a_warning() {
 fn logs_go_to_the_file_that_was_asked_for() {
     require_mounts!();
     let scratch = Scratch::new();
-    let daemon = launch(&scratch).option("--log-file", scratch.path("daemon")).start();
+    let daemon = launch(&scratch).option("--log-file", scratch.path("no/such/directory/daemon")).start();
     let stopped = daemon.stop(Signal::SIGTERM);
     assert!(stopped.status.success(), "{}", stopped.stderr);
-    let text = std::fs::read_to_string(scratch.path("daemon.log")).expect("the suffix is appended");
+    let text = std::fs::read_to_string(scratch.path("no/such/directory/daemon.log"))
+        .expect("the suffix is appended");
     assert!(text.contains("INFO"), "{text:?}");
     assert!(
         !stopped.stderr.contains("INFO"),

@@ -53,6 +53,10 @@ fn requests_are_counted_by_operation() {
     }
     let missing = xattr::get(daemon.mountpoint().join("exact1m"), "user.no-such-attribute");
     assert!(matches!(missing, Ok(None)), "{missing:?}");
+    // A request is counted once it is answered.
+    let counted =
+        |operation| at(&filesystem(&daemon)["fop_hits"], operation) - at(&before["fop_hits"], operation);
+    daemon.wait_for("all are counted", || counted(READ) >= 70 && counted(GETXATTR) >= 1);
     let after = filesystem(&daemon);
     let more = |list: &str, number| at(&after[list], number) - at(&before[list], number);
     assert_eq!(more("fop_hits", READ), 70);
@@ -90,13 +94,13 @@ fn a_cache_counts_where_reads_found_their_data() {
     let read = |offset, len| drop(readers::read_at(&file, offset, len).unwrap());
     assert_eq!(counts(), [0, 0, 0]);
     read(0, 4096);
-    assert_eq!(counts(), [1, 0, 0], "fetched");
+    daemon.wait_for("it counts as fetched", || counts() == [1, 0, 0]);
     daemon.wait_for("it is written", || daemon.counter("entries_count") > 0);
     read(4096, 4096);
-    assert_eq!(counts(), [2, 1, 0], "from the cache");
+    daemon.wait_for("it counts as cached", || counts() == [2, 1, 0]);
     let size = file.metadata().unwrap().len();
     read((1 << 20) - 4096, (size - (1 << 20)) as usize + 4096);
-    assert_eq!(counts(), [3, 1, 1], "some of it from the cache");
+    daemon.wait_for("it counts as partly cached", || counts() == [3, 1, 1]);
     let cache = daemon.cache_metrics();
     let blobs = image.blob_files();
     let mut names: Vec<_> =
@@ -168,14 +172,16 @@ fn files_are_recorded_where_the_configuration_asks() {
     }
     read.retain(|_, size| *size > 0);
     assert!(read.len() > 50);
-    let files = daemon.api("/api/v1/metrics/files?id=/").body;
+    // A request is counted once it is answered.
+    let patterns = || daemon.api("/api/v1/metrics/pattern").body;
+    daemon.wait_for("all are recorded", || patterns().as_array().unwrap().len() >= read.len());
+    let (files, patterns) = (daemon.api("/api/v1/metrics/files?id=/").body, patterns());
     for (ino, size) in &read {
         let file = &files[ino.to_string()];
         assert_eq!((&file["data_read"], at(&file["fop_hits"], READ)), (&json!(size), 1), "{ino}: {file}");
         assert_eq!((all(&file["block_count_read"]), all(&file["fop_errors"])), (1, 0), "{ino}: {file}");
         assert_eq!(file["total_fops"], json!(all(&file["fop_hits"])), "{ino}: {file}");
     }
-    let patterns = daemon.api("/api/v1/metrics/pattern").body;
     let told: Vec<u64> =
         patterns.as_array().unwrap().iter().map(|file| file["ino"].as_u64().unwrap()).collect();
     assert_eq!(told, read.keys().copied().collect::<Vec<_>>());

@@ -117,6 +117,8 @@ pub struct Launch {
     environment: Vec<(OsString, OsString)>,
     mountpoint: PathBuf,
     socket: Option<PathBuf>,
+    /// Nothing is added to the arguments.
+    is_exact: bool,
 }
 
 impl Launch {
@@ -129,12 +131,27 @@ impl Launch {
             environment: Vec::new(),
             mountpoint: mountpoint.to_owned(),
             socket: None,
+            is_exact: false,
         };
         if program::is_reference() {
             // It exits where it may not raise the limit.
             launch = launch.option("--rlimit-nofile", "0");
         }
         launch.option("--mountpoint", mountpoint)
+    }
+
+    /// `nydusd` with exactly these arguments, which mount at `mountpoint` and answer on `socket`.
+    pub fn exactly<T: Into<OsString>>(
+        mountpoint: &Path,
+        socket: &Path,
+        arguments: impl IntoIterator<Item = T>,
+    ) -> Self {
+        Self {
+            arguments: arguments.into_iter().map(Into::into).collect(),
+            socket: Some(socket.to_owned()),
+            is_exact: true,
+            ..Self::new(mountpoint)
+        }
     }
 
     /// Starts this copy of the program.
@@ -178,7 +195,8 @@ impl Launch {
     pub fn command(&self) -> Command {
         let words = self.wrapper.iter().cloned().chain([self.program.clone().into_os_string()]);
         let words = words.chain(self.arguments.iter().cloned());
-        let words: Vec<OsString> = words.chain(["--log-level", "info"].map(OsString::from)).collect();
+        let level = ["--log-level", "info"].map(OsString::from);
+        let words: Vec<OsString> = words.chain(level.into_iter().filter(|_| !self.is_exact)).collect();
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
