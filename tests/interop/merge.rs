@@ -1,6 +1,8 @@
 //! The layers of a fixture are merged by us, and the mount of the result must show what the reference's merge shows.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod layers;
+
 use std::fs;
 
 use nydus_image::merge::{Merger, OwnBlob};
