@@ -444,10 +444,7 @@ fn wrong_types_and_values_name_key_expected_and_found() {
             v2_backend("oss", json!({"endpoint": "e", "bucket_name": "b", "access_key_id": "i"})),
             "backend.oss.access_key_secret: missing",
         ),
-        (
-            v2_backend("s3", json!({"endpoint": "", "region": "r", "bucket_name": "b"})),
-            "backend.s3.endpoint: missing",
-        ),
+        (v2_backend("s3", json!({"region": "r", "bucket_name": "b"})), "backend.s3.endpoint: missing"),
         (
             v2_backend("s3", json!({"endpoint": "", "region": "r", "bucket_name": "b", "addressing": "x"})),
             r#"backend.s3.addressing: expected one of "path", "virtual""#,
