@@ -188,7 +188,8 @@ impl BlobCache {
         self.shared.budget(u64::MAX, deadline).await.map(drop)
     }
 
-    /// For an unmount: waits a moment for what is being fetched, then makes everything durable that is in the cache.
+    /// For an unmount: waits a moment for what is being fetched, then makes everything durable that is in the cache, and
+    /// removes what is ours of blobs that nobody else uses.
     /// Bounded by `deadline`, of which a tenth is for the waiting: a fetch from a dead backend must not keep the rest
     /// from becoming durable, and what it would bring is not lost, only fetched again.
     pub async fn shutdown(&self, deadline: Instant) -> Result<()> {
@@ -198,9 +199,13 @@ impl BlobCache {
             tracing::info!(%error, "fetches are given up");
         }
         let flushed = self.flush(deadline).await;
-        // Files that were removed while they were in use.
-        let sweep = async { self.shared.sweep(&mut None).await };
-        let _ = tokio::time::timeout_at(deadline.into(), sweep).await;
+        let tidy = async {
+            let shelves = lock(&self.shared.shelves).values().cloned().collect();
+            self.shared.seal(shelves).await;
+            // Files that were removed while they were in use.
+            self.shared.sweep(&mut None).await;
+        };
+        let _ = tokio::time::timeout_at(deadline.into(), tidy).await;
         flushed
     }
 }
@@ -242,6 +247,16 @@ impl Shared {
         *stamp = swept.await.unwrap_or(None);
     }
 
+    /// Leaves what is known of these blobs in their own files, where nobody else uses them.
+    async fn seal(&self, shelves: Vec<Arc<Shelf>>) {
+        for shelf in shelves {
+            let sealed = self.disk_pool.run(move || shelf.seal().map_err(|error| (shelf, error)));
+            if let Ok(Err((shelf, error))) = sealed.await {
+                tracing::debug!(blob = %shelf.id(), %error, "the trust file stays");
+            }
+        }
+    }
+
     async fn flush(self: &Arc<Self>) -> Result<()> {
         let shelves: Vec<_> = lock(&self.shelves).values().cloned().collect();
         let mut result = Ok(());
@@ -255,7 +270,11 @@ impl Shared {
             result = result.and(self.disk_pool.run(sync).await.and_then(|done| done));
         }
         // All that nobody uses is durable now, or cannot be made so.
-        lock(&self.shelves).retain(|_, shelf| Arc::strong_count(shelf) > 1);
+        let unused: Vec<_> = {
+            let mut shelves = lock(&self.shelves);
+            shelves.extract_if(|_, shelf| Arc::strong_count(shelf) == 1).map(|(_, shelf)| shelf).collect()
+        };
+        self.seal(unused).await;
         result
     }
 }

@@ -32,6 +32,7 @@ mod own_files;
 mod plan;
 mod pool;
 mod readiness;
+mod seal;
 mod shelf;
 #[allow(unsafe_code)]
 mod sys;

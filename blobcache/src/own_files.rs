@@ -8,6 +8,9 @@
 //! Collectors of orchestrators know the format's names and remove them, and trip over every other *file* of the
 //! directory; sub-directories are left alone. So what is ours lies in one, and is ours to remove.
 //!
+//! In the end nothing of ours is left: a daemon that ends in order keeps its knowledge in an attribute of the data file
+//! ([`crate::seal`]) and removes the trust file, and with the last one the directory.
+//!
 //! Releases before had the trust file beside its data file. It is moved at the next open ([`take_over`]), and stays one
 //! inode: a daemon of such a release that has it open goes on sharing bits and claims with us.
 //!
@@ -17,10 +20,10 @@
 //! unless the opener has already made a new trust file under it.
 
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -45,14 +48,12 @@ pub(crate) fn trust_of(data: &Path) -> PathBuf {
 
 /// A name for what will be the file at `path` of the format when it is finished: among our own files, where nobody else
 /// trips over it and [`sweep`] finds what never was.
-pub(crate) fn unfinished(path: &Path) -> io::Result<PathBuf> {
+pub(crate) fn unfinished(path: &Path) -> PathBuf {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
-    let directory = directory(parent(path));
-    make(&directory)?;
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}-{serial}.new", std::process::id()));
-    Ok(directory.join(name))
+    directory(parent(path)).join(name)
 }
 
 /// Makes the directory, and moves a trust file of an older release there unless there is one. The caller holds the
@@ -83,7 +84,7 @@ pub(crate) fn sweep(work_dir: &Path) {
             Some(data) => {
                 let data = work_dir.join(OsStr::from_bytes(data));
                 if is_gone(&data) {
-                    remove(&path, &data);
+                    remove_orphan(&path, &data);
                 }
             }
             None if is_older(&path, UNFINISHED) => drop(fs::remove_file(&path)),
@@ -92,8 +93,36 @@ pub(crate) fn sweep(work_dir: &Path) {
     }
 }
 
+/// Makes the file at `path`, one of ours under a name that no living process uses, for reading and writing.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
+    // A leftover of this very name is of a process that is gone: ids are used again.
+    let _ = fs::remove_file(path);
+    let mut tries = 0..8;
+    loop {
+        let file = File::options().read(true).write(true).create_new(true).mode(0o644).open(path);
+        match file {
+            // Somebody has removed the last file of the directory, and the directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries.next().is_some() => {
+                make(parent(path))?
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Removes `file`, which lies at `path` unless it has been replaced, and the directory if it was the last of our files.
+pub(crate) fn remove(path: &Path, file: &File) -> io::Result<()> {
+    let (ours, found) = (file.metadata()?, fs::symlink_metadata(path)?);
+    if (ours.dev(), ours.ino()) == (found.dev(), found.ino()) {
+        fs::remove_file(path)?;
+        // Fails while it holds the files of other blobs.
+        let _ = fs::remove_dir(parent(path));
+    }
+    Ok(())
+}
+
 /// Removes the trust file at `path` unless its data file is there. See the module for the order.
-fn remove(path: &Path, data: &Path) {
+fn remove_orphan(path: &Path, data: &Path) {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     let mut aside = path.as_os_str().to_owned();
@@ -136,8 +165,6 @@ fn parent(path: &Path) -> &Path {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-
     use super::*;
 
     #[test]
@@ -173,7 +200,7 @@ mod tests {
         let inode = fs::metadata(&trust).unwrap().ino();
         // The sweep has found the data file gone; then an opener makes it.
         fs::write(&data, "").unwrap();
-        remove(&trust, &data);
+        remove_orphan(&trust, &data);
         assert_eq!(fs::metadata(&trust).unwrap().ino(), inode);
         assert_eq!(fs::read_dir(directory(dir.path())).unwrap().count(), 1);
     }

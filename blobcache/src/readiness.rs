@@ -107,6 +107,11 @@ impl ChunkMap {
         self.bits.covers(snapshot)
     }
 
+    /// The bitmap as it is now.
+    pub(crate) fn snapshot(&self) -> Vec<u8> {
+        self.bits.snapshot()
+    }
+
     /// Says that these chunks have been written.
     pub(crate) fn publish(&self, snapshot: &[u8]) {
         self.bits.merge(snapshot);

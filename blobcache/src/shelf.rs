@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::options::{BootId, CacheStorage, Encryption};
 use crate::own_files;
 use crate::readiness::{ChunkMap, foreign_claims};
+use crate::seal;
 use crate::sys::{self, Lock};
 use crate::trust::{Identity, Subject, Trust};
 
@@ -132,6 +133,8 @@ pub(crate) struct Shelf {
     knowledge: Knowledge,
     paused_until: Mutex<Option<Instant>>,
     names_durable: AtomicBool,
+    /// False once the data file is known to have no seal.
+    may_be_sealed: Mutex<bool>,
     /// What is being read or fetched, by whichever mount.
     pub(crate) flights: Flights<Key, Arc<Served>>,
 }
@@ -189,6 +192,7 @@ impl Shelf {
             knowledge: Knowledge::None,
             paused_until: Mutex::default(),
             names_durable: AtomicBool::new(false),
+            may_be_sealed: Mutex::new(true),
             flights: Flights::new(),
         }
     }
@@ -257,18 +261,33 @@ impl Shelf {
         let map = ChunkMap::open(map, count)?;
         let name = own_files::trust_of(path);
         own_files::take_over(path, &name)?;
-        let trust = if found == size {
-            Trust::open(&name, Subject { data: Identity::of(file)?, ..subject }, boot)?
-        } else {
-            // Too short: somebody was interrupted while making it, or it has lost what was known of it.
-            file.set_len(size)?;
-            Trust::begin(&name, Subject { data: Identity::of(file)?, ..subject }, boot)?
+        let subject = Subject { data: Identity::of(file)?, ..subject };
+        let existing = if found == size { Trust::existing(&name, subject, boot)? } else { None };
+        let trust = match existing {
+            Some(trust) => trust,
+            None => {
+                // Too short: somebody was interrupted while making it, or it has lost what was known of it. That ends a seal.
+                if found != size {
+                    file.set_len(size)?;
+                }
+                let trust = Trust::begin(&name, subject, boot)?;
+                let map = map.snapshot();
+                if let Some(meta) = seal::read(file, subject, &map) {
+                    trust.assume(&map);
+                    meta.map_or(Ok(()), |digest| trust.set_meta_digest(digest))?;
+                }
+                trust
+            }
         };
         if trust.durable().is_full() {
             map.stamp()?;
         }
         let older = foreign_claims(older, count);
         Ok(Knowledge::Recorded { trust, map, older })
+    }
+
+    pub(crate) fn id(&self) -> &BlobId {
+        &self.id
     }
 
     pub(crate) fn shape(&self) -> Shape {
@@ -425,8 +444,19 @@ impl Shelf {
         if self.size != 0 && end.is_none_or(|end| end > self.size) {
             return Ok(false);
         }
+        self.break_seal(file)?;
         file.write_all_at(bytes, offset)?;
         Ok(true)
+    }
+
+    /// Before the first write: a power loss must not bring back a seal that tells of the data as they were.
+    fn break_seal(&self, file: &File) -> io::Result<()> {
+        let mut may_be_sealed = lock(&self.may_be_sealed);
+        if *may_be_sealed {
+            seal::remove(file)?;
+            *may_be_sealed = false;
+        }
+        Ok(())
     }
 
     /// True if chunks are to be written now: there is a place, and no write has failed lately.
@@ -492,6 +522,26 @@ impl Shelf {
         }
         Ok(())
     }
+
+    /// For the end of the last user: puts what is known of the data file into its seal and removes the trust file. Nothing
+    /// happens while somebody else uses the blob, or where the map does not say what we know. Chunks that are published
+    /// later are checked by the next daemon.
+    pub(crate) fn seal(&self) -> io::Result<()> {
+        let (Knowledge::Recorded { trust, map, .. }, Some(file)) = (&self.knowledge, &self.file) else {
+            return Ok(());
+        };
+        let form = self.form.fingerprint();
+        let _setup = SetupLock::take(file, &self.path)?;
+        let Some(_alone) = OnlyUser::take(file, form)? else { return Ok(()) };
+        let durable = trust.durable().snapshot();
+        if trust.sync_failed() || durable != map.snapshot() || durable != trust.live().snapshot() {
+            return Ok(());
+        }
+        let subject = Subject { count: self.shape.chunk_count, form, data: Identity::of(file)? };
+        seal::write(file, subject, &durable, trust.meta_digest())?;
+        *lock(&self.may_be_sealed) = true;
+        own_files::remove(&own_files::trust_of(&self.path), trust.file())
+    }
 }
 
 /// Decides how a blob is kept; says so where that is not what the options ask.
@@ -552,6 +602,29 @@ impl Drop for SetupLock<'_> {
     fn drop(&mut self) {
         if let Err(error) = sys::unlock(self.0, SETUP_LOCK, 1) {
             tracing::warn!(%error, "cannot release the set-up lock of a cache file");
+        }
+    }
+}
+
+/// Nobody else has the blob's files open in [`hold_form`], for as long as it lives.
+struct OnlyUser<'a> {
+    file: &'a File,
+    form: u32,
+}
+
+impl<'a> OnlyUser<'a> {
+    /// `None` if somebody else has.
+    fn take(file: &'a File, form: u32) -> io::Result<Option<Self>> {
+        let is_alone = sys::try_lock(file, Lock::Exclusive, FORM_LOCK + u64::from(form), 1)?;
+        Ok(is_alone.then_some(Self { file, form }))
+    }
+}
+
+impl Drop for OnlyUser<'_> {
+    fn drop(&mut self) {
+        // From exclusive to shared never fails for others' locks.
+        if let Err(error) = sys::try_lock(self.file, Lock::Shared, FORM_LOCK + u64::from(self.form), 1) {
+            tracing::warn!(%error, "cannot share a cache file again");
         }
     }
 }

@@ -6,7 +6,6 @@
 //! contradicts the bootstrap, or leads to wrong chunks, is fetched anew.
 
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -207,9 +206,8 @@ fn from_file(blob: &Inner, path: &Path) -> Option<Table> {
 fn to_file(blob: &Inner, path: &Path, chunks: &ChunkTable) {
     let write = || -> io::Result<()> {
         let bytes = chunks.to_cache_file();
-        let temporary = own_files::unfinished(path)?;
-        let mut file =
-            std::fs::File::options().write(true).create(true).truncate(true).mode(0o644).open(&temporary)?;
+        let temporary = own_files::unfinished(path);
+        let mut file = own_files::create(&temporary)?;
         io::Write::write_all(&mut file, &bytes)
             .and_then(|()| std::fs::rename(&temporary, path))
             .inspect_err(|_| drop(std::fs::remove_file(&temporary)))?;

@@ -21,7 +21,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,6 +33,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::bits::{Bits, bitmap_len};
 use crate::options::BootId;
+use crate::own_files;
 use crate::sys::{self, Lock, SharedMap};
 
 const PAGE: usize = 4096;
@@ -52,14 +53,21 @@ struct Header {
     count: U32,
     form: U32,
     reserved: U32,
-    inode: U64,
-    born_s: I64,
-    born_ns: U32,
-    reserved2: U32,
+    data: DataFile,
     boot_id: [u8; 16],
 }
 
 const _: () = assert!(size_of::<Header>() == 64);
+
+/// An [`Identity`] as it is written down.
+#[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct DataFile {
+    inode: U64,
+    born_s: I64,
+    born_ns: U32,
+    reserved: U32,
+}
 const CHECKSUM_LEN: usize = 8;
 
 /// Which data file, even if its name is used again.
@@ -83,6 +91,17 @@ impl Identity {
     }
 }
 
+impl From<Identity> for DataFile {
+    fn from(identity: Identity) -> Self {
+        Self {
+            inode: identity.inode.into(),
+            born_s: identity.born_s.into(),
+            born_ns: identity.born_ns.into(),
+            reserved: 0.into(),
+        }
+    }
+}
+
 /// The trust file of one data file.
 pub(crate) struct Trust {
     file: File,
@@ -103,16 +122,9 @@ pub(crate) struct Subject {
 }
 
 impl Trust {
-    /// Opens the trust file at `path`, or makes a new one if there is none that is about `subject`. The caller holds
-    /// the blob's set-up lock.
-    pub(crate) fn open(path: &Path, subject: Subject, boot: BootId) -> io::Result<Self> {
-        match Self::existing(path, subject, boot)? {
-            Some(trust) => Ok(trust),
-            None => Self::begin(path, subject, boot),
-        }
-    }
-
-    fn existing(path: &Path, subject: Subject, boot: BootId) -> io::Result<Option<Self>> {
+    /// Opens the trust file at `path`; `None` if there is none that is about `subject`. The caller holds the blob's set-up
+    /// lock.
+    pub(crate) fn existing(path: &Path, subject: Subject, boot: BootId) -> io::Result<Option<Self>> {
         let Some(data) = subject.data else { return Ok(None) };
         let file = match File::options().read(true).write(true).open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -145,9 +157,7 @@ impl Trust {
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(format!(".{}-{serial}.new", std::process::id()));
         let temporary = Path::new(&temporary);
-        // A leftover of this very name is of a process that is gone: ids are used again.
-        let _ = std::fs::remove_file(temporary);
-        let file = File::options().read(true).write(true).create_new(true).mode(0o644).open(temporary)?;
+        let file = own_files::create(temporary)?;
         let made = Self::map(file, subject.count).and_then(|trust| {
             let nobody = Identity { inode: 0, born_s: 0, born_ns: 0 };
             trust.write_header(header_of(subject, subject.data.unwrap_or(nobody), boot))?;
@@ -171,6 +181,17 @@ impl Trust {
         let mut bytes = header.as_bytes().to_vec();
         bytes.extend(checksum(header.as_bytes()));
         self.file.write_all_at(&bytes, 0)
+    }
+
+    /// The trust file itself.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Trusts these chunks, which are known to be right and on the disk.
+    pub(crate) fn assume(&self, durable: &[u8]) {
+        self.durable.merge(durable);
+        self.live.merge(durable);
     }
 
     /// Chunks that may be read without a question.
@@ -245,10 +266,7 @@ fn header_of(subject: Subject, data: Identity, boot: BootId) -> Header {
         count: subject.count.into(),
         form: subject.form.into(),
         reserved: 0.into(),
-        inode: data.inode.into(),
-        born_s: data.born_s.into(),
-        born_ns: data.born_ns.into(),
-        reserved2: 0.into(),
+        data: data.into(),
         boot_id: boot.0,
     }
 }
@@ -286,7 +304,9 @@ mod tests {
         }
 
         fn open_about(&self, subject: Subject, boot: BootId) -> Trust {
-            Trust::open(&self.dir.path().join("trust"), subject, boot).unwrap()
+            let path = self.dir.path().join("trust");
+            let existing = Trust::existing(&path, subject, boot).unwrap();
+            existing.unwrap_or_else(|| Trust::begin(&path, subject, boot).unwrap())
         }
     }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "laws/at_rest.rs"]
+mod at_rest;
 #[path = "laws/memory.rs"]
 mod memory;
 mod support;
@@ -443,44 +445,6 @@ fn chunks_without_a_digest_are_kept_but_not_believed_from_others() {
     std::fs::rename(&trust, &beside).unwrap();
     assert_eq!(read_all(false), 0);
     assert!(trust.exists() && !beside.exists());
-}
-
-#[test]
-fn what_is_ours_of_a_blob_goes_with_its_files() {
-    let dir = tempfile::tempdir().unwrap();
-    let (runtime, blob) = (runtime(), HandMade::new(10, PLAIN));
-    let backend = MemoryBackend::of(&blob);
-    let read_all = |collect: bool| {
-        let before = backend.served();
-        let cache = open(options(directory(dir.path())), &backend, &runtime);
-        let handle = take(&cache, &blob);
-        runtime.block_on(async {
-            for index in 0..blob.len() {
-                let extent = blob.whole(index);
-                assert!(fetch(&handle, &extent, soon()).await.unwrap() == blob.expected(&extent));
-            }
-            settled(&cache).await;
-            if collect {
-                // What a collector knows: the format's files, and nothing else.
-                for entry in std::fs::read_dir(dir.path()).unwrap().map(Result::unwrap) {
-                    if entry.file_type().unwrap().is_file() {
-                        std::fs::remove_file(entry.path()).unwrap();
-                    }
-                }
-            }
-            cache.shutdown(soon()).await.unwrap();
-        });
-        backend.served() - before
-    };
-    let own = || std::fs::read_dir(dir.path().join("nydusd")).unwrap().count();
-    assert_eq!(read_all(false), blob.stored.len() as u64);
-    assert_eq!((read_all(false), own()), (0, 1), "kept as long as the data file is");
-    assert_eq!((read_all(true), own()), (0, 0), "collected under a running daemon");
-    assert_eq!((read_all(false), own()), (blob.stored.len() as u64, 1));
-    // Collected while nobody runs: the next one to open the directory sees it.
-    std::fs::remove_file(dir.path().join(format!("{}.blob.data", blob.id()))).unwrap();
-    drop(open(options(directory(dir.path())), &backend, &runtime));
-    assert_eq!(own(), 0);
 }
 
 #[test]

@@ -194,7 +194,7 @@ fn two_thousand_flips_of_blobs() {
     assert!(noticed > 150, "the flips were felt in {noticed} rounds only");
 }
 
-/// The cache of one image with all its chunks, as an unmount leaves it; then flips in it, ten a round. Answers how
+/// The cache of one image with all its chunks, as a killed daemon leaves it; then flips in it, ten a round. Answers how
 /// many flips there were, and how many cached chunks were thrown away.
 fn flip_cache(name: &str, caching: Caching, rounds: usize) -> (usize, u64) {
     let image = Image::named(name);
@@ -206,7 +206,7 @@ fn flip_cache(name: &str, caching: Caching, rounds: usize) -> (usize, u64) {
     config.validate = true;
     let opened = Opened::open(&image.bootstrap(), &config).unwrap();
     assert!(read_all(&opened, image.files(), name).failed.is_empty());
-    opened.close();
+    opened.kill();
     copy_files(&cache, &whole);
 
     let mut rng = Rng::new(u64::from_le_bytes(*b"the cach") ^ name.len() as u64);
@@ -229,7 +229,7 @@ fn flip_cache(name: &str, caching: Caching, rounds: usize) -> (usize, u64) {
                 let outcome = read_all(&opened, image.files(), &context);
                 assert!(outcome.failed.is_empty(), "{context}: not healed: {:?}", outcome.failed);
                 rejected += opened.metrics().cache_chunks_rejected.get();
-                opened.close();
+                opened.kill();
             }
             Err(error) => assert!(!only_data, "{context}: refused: {error:#}"),
         }

@@ -64,6 +64,16 @@ impl Opened {
         let deadline = Instant::now() + Duration::from_secs(30);
         RUNTIME.block_on(self.0.cache.shutdown(deadline)).expect("the cache can be written");
     }
+
+    /// Ends as a daemon that is killed, after all that was fetched had become durable.
+    pub fn kill(self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let durable = async {
+            self.0.cache.idle(deadline).await?;
+            self.0.cache.flush(deadline).await
+        };
+        RUNTIME.block_on(durable).expect("the cache can be written");
+    }
 }
 
 fn find(filesystem: &Filesystem, path: &Path) -> anyhow::Result<Ino> {
