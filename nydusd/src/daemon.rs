@@ -139,11 +139,14 @@ impl Ends {
     }
 }
 
+/// Tells which requests are being served.
+type InflightRequests = Box<dyn Fn() -> Vec<metrics::Inflight> + Send + Sync>;
+
 /// What the administration sees.
 struct Daemon {
     logs: Arc<Logs>,
     image: Mutex<Option<Arc<Image>>>,
-    inflight: Mutex<Option<Box<dyn Fn() -> Vec<metrics::Inflight> + Send + Sync>>>,
+    inflight: Mutex<Option<InflightRequests>>,
     /// Keys that were set at run time, by mountpoint.
     settings: Mutex<BTreeMap<String, BTreeSet<&'static str>>>,
     end: watch::Sender<bool>,

@@ -38,7 +38,7 @@ pub const OPERATIONS: usize = Operation::BatchForget as usize + 1;
 pub const CLASSES: usize = 8;
 /// Largest latency of each class but the last, in microseconds.
 const LATENCY_MICROS: [u64; CLASSES - 1] = [200, 1_000, 20_000, 50_000, 500_000, 1_000_000, 2_000_000];
-/// Of READs that are answered at once, one in so many is timed; the others count as long as the one before.
+/// Of READs that are answered at once, one in so many is timed; those since the last one that was count as long as it.
 const TIMED: u64 = 16;
 
 /// A counter with one writer.
@@ -68,7 +68,11 @@ pub struct Tally {
     read_sizes: [Count; CLASSES],
     read_latencies: [Count; CLASSES],
     read_bytes: Count,
-    /// The latency of the READ that was timed last.
+    /// READs that were answered at once with data; not in `hits`.
+    ready: Count,
+    /// How many of them are in `nanos` and `read_latencies`.
+    timed: Count,
+    /// The latency of the one that was timed last.
     timed_nanos: Count,
     timed_class: Count,
     current: Current,
@@ -129,31 +133,38 @@ impl Tally {
     /// A READ that may be answered at once begins: what [`Tally::read_ready`] wants to know.
     #[inline]
     pub fn begin_read(&self) -> Option<Instant> {
-        let count = self.hits[Operation::Read as usize].get();
+        let count = self.ready.get();
         (count < TIMED || count.is_multiple_of(TIMED)).then(Instant::now)
     }
 
     /// A READ of `size` bytes was answered at once with `len`.
     #[inline]
     pub fn read_ready(&self, size: u32, len: usize, began: Option<Instant>) {
-        if let Some(began) = began {
-            let took = began.elapsed();
-            self.timed_nanos.set(nanos(took));
-            self.timed_class.set(latency_class(took) as u64);
-        }
-        self.add_read(size, len, self.timed_nanos.get(), self.timed_class.get() as usize);
-    }
-
-    /// A READ of `size` bytes was answered with `len`.
-    fn read(&self, size: u32, len: usize, took: Duration) {
-        self.add_read(size, len, nanos(took), latency_class(took));
-    }
-
-    fn add_read(&self, size: u32, len: usize, nanos: u64, latency_class: usize) {
-        self.hits[Operation::Read as usize].add(1);
-        self.nanos[Operation::Read as usize].add(nanos);
+        self.ready.add(1);
         self.read_sizes[size_class(size)].add(1);
-        self.read_latencies[latency_class.min(CLASSES - 1)].add(1);
+        self.read_bytes.add(len as u64);
+        if let Some(began) = began {
+            self.time(began.elapsed());
+        }
+    }
+
+    /// The READ that was answered last took so long.
+    fn time(&self, took: Duration) {
+        let (count, class, nanos) = (self.ready.get(), latency_class(took), nanos(took));
+        let since = count.saturating_sub(self.timed.get());
+        self.read_latencies[class].add(since);
+        let sum = &self.nanos[Operation::Read as usize];
+        sum.set(sum.get().saturating_add(since.saturating_mul(nanos)));
+        self.timed_class.set(class as u64);
+        self.timed_nanos.set(nanos);
+        self.timed.set(count);
+    }
+
+    /// A READ of `size` bytes that waited was answered with `len`.
+    fn read(&self, size: u32, len: usize, took: Duration) {
+        self.answered(Operation::Read, false, took);
+        self.read_sizes[size_class(size)].add(1);
+        self.read_latencies[latency_class(took)].add(1);
         self.read_bytes.add(len as u64);
     }
 
@@ -162,11 +173,6 @@ impl Tally {
         self.hits[operation as usize].add(1);
         self.errors[operation as usize].add(failed.into());
         self.nanos[operation as usize].add(nanos(took));
-    }
-
-    /// READs that were answered with data.
-    fn reads(&self) -> u64 {
-        self.hits[Operation::Read as usize].get() - self.errors[Operation::Read as usize].get()
     }
 }
 
@@ -227,7 +233,7 @@ impl Operations {
 
     /// READs that were answered at once, with data.
     pub fn ready(&self) -> u64 {
-        lock(&self.threads).iter().map(|tally| tally.reads()).sum()
+        lock(&self.threads).iter().map(|tally| tally.ready.get()).sum()
     }
 
     /// Requests that threads are at.
@@ -257,6 +263,13 @@ impl Totals {
         add(&mut self.read_sizes, &tally.read_sizes);
         add(&mut self.read_latencies, &tally.read_latencies);
         self.read_bytes = self.read_bytes.wrapping_add(tally.read_bytes.get());
+        let ready = tally.ready.get();
+        self.hits[Operation::Read as usize] += ready;
+        // Those since the last one that was timed.
+        let rest = ready.saturating_sub(tally.timed.get());
+        self.read_latencies[(tally.timed_class.get() as usize).min(CLASSES - 1)] += rest;
+        let nanos = &mut self.micros[Operation::Read as usize];
+        *nanos = nanos.saturating_add(rest.saturating_mul(tally.timed_nanos.get()));
     }
 }
 

@@ -24,7 +24,8 @@ pub(super) struct MountInfo {
 pub(super) fn topmost(mountpoint: &Path) -> io::Result<Option<MountInfo>> {
     let table = fs::read("/proc/self/mountinfo")?;
     let lines = table.split(|byte| *byte == b'\n');
-    Ok(lines.filter_map(parse).filter(|(point, _)| point == mountpoint).last().map(|(_, mount)| mount))
+    let mut newest_first = lines.rev().filter_map(parse);
+    Ok(newest_first.find(|(point, _)| point == mountpoint).map(|(_, mount)| mount))
 }
 
 /// `ID PARENT DEVICE ROOT POINT OPTIONS [TAG…] - TYPE SOURCE OPTIONS`.
