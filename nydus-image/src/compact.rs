@@ -143,8 +143,7 @@ pub fn compact(
             // Tables have 256 blobs at most.
             repacker.take(old as u32, &blobs.open(&entry.description)?, &used)?;
         }
-        let (sealed, placed) = repacker.finish()?;
-        let finished = sealed.finish(None)?;
+        let (finished, placed) = repacker.finish()?;
         moves.add(placed, place);
         written.push(Written { target: finished.out, id: finished.description.id.clone() });
         entries.push(BlobEntry::from(finished.description));

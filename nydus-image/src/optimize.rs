@@ -145,8 +145,7 @@ pub fn optimize<W: Write>(
         };
         repacker.take_chunk(key, reader, &wanted.used)?;
     }
-    let (sealed, placed) = repacker.finish()?;
-    let finished = sealed.finish(None)?;
+    let (finished, placed) = repacker.finish()?;
     let chunks = finished.description.chunk_count;
     if chunks == 0 {
         tracing::warn!("nothing of the list is in the image: there is no prefetch blob");

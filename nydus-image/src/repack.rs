@@ -11,9 +11,9 @@ use std::io::Write;
 
 use rafs::build::{BlobEntry, Chunk, Content, Tree};
 use storage::blob::writer::{
-    Batcher, BlobOptions, BlobWriter, EncodedBatch, EncodedChunk, SealedBlob, encode_digested,
+    Batcher, BlobOptions, BlobWriter, EncodedBatch, EncodedChunk, FinishedBlob, encode_digested,
 };
-use storage::blob::{BlobFeatures, ChunkDescription, ChunkFlags};
+use storage::blob::{BlobFeatures, BlobId, ChunkDescription, ChunkFlags};
 use storage::digest::{Digest, crc32c};
 
 use crate::error::{Error, Result};
@@ -134,9 +134,15 @@ impl<W: Write> Repacker<W> {
         Ok(())
     }
 
-    /// Ends the chunk data. The second value tells where the chunks are.
-    pub fn finish(self) -> Result<(SealedBlob<W>, Placed)> {
-        Ok((self.writer.seal()?, Placed(self.placed)))
+    /// Ends the blob. The second value tells where the chunks are.
+    ///
+    /// The blob's id is the SHA-256 of its file, with a digest array too (spec/blob.md §13): nobody makes a layer of it
+    /// afterwards, it is pushed as it is, and registries know no other name.
+    pub fn finish(self) -> Result<(FinishedBlob<W>, Placed)> {
+        let mut finished = self.writer.seal()?.finish(None)?;
+        finished.id = BlobId::new(&finished.file_digest.to_string())?;
+        finished.description.id = finished.id.clone();
+        Ok((finished, Placed(self.placed)))
     }
 
     /// A chunk of these bytes that is in the new blob.

@@ -6,7 +6,7 @@ mod images;
 use std::collections::HashMap;
 use std::fs;
 
-use images::{Fixtures, blobs_in, each_unit, run, text, thin, try_run, verified_files};
+use images::{Fixtures, blobs_in, each_unit, file_digest, run, text, thin, try_run, verified_files};
 use nydus_image::layers::Layer;
 use rafs::build::Content;
 use storage::blob::BlobFeatures;
@@ -62,6 +62,10 @@ fn blobs_shrink_to_what_is_used_and_files_stay() {
         for (new, old) in new.iter().zip(&old) {
             let kind = |blob: &rafs::build::BlobEntry| blob.description.features & kinds;
             assert_eq!(kind(new), kind(old), "{name}");
+        }
+        for blob in &new {
+            let id = blob.description.id.as_str();
+            assert_eq!(file_digest(&blobs.join(id)), id, "{name}");
         }
         let result: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
         let ids: Vec<_> = new.iter().map(|blob| blob.description.id.to_string()).collect();

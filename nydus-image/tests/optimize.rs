@@ -6,7 +6,7 @@ mod images;
 use std::collections::HashMap;
 use std::fs;
 
-use images::{Fixtures, blobs_in, create, each_unit, files, noise, run, text, verified_files};
+use images::{Fixtures, blobs_in, create, each_unit, file_digest, files, noise, run, text, verified_files};
 use nydus_image::layers::Layer;
 use rafs::build::{Content, Numbering};
 use serde_json::json;
@@ -73,6 +73,7 @@ fn named_files_lie_in_a_blob_of_their_own() {
         assert_eq!(new.len(), old.len() + 1, "{name}");
         let last = &after.blobs.last().unwrap().description;
         assert!(last.features.contains(PREFETCH), "{name}: {:?}", last.features);
+        assert_eq!(file_digest(&blobs.join(last.id.as_str())), last.id.as_str(), "{name}");
         let result: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
         assert_eq!(result["blobs"], json!(new), "{name}");
 

@@ -147,3 +147,8 @@ pub fn create(source: &Path, out: &Path, name: &str, flags: &[&str]) -> PathBuf 
     run(&args);
     boot
 }
+
+/// The SHA-256 of a file, as `sha256sum` prints it and as a registry would name it.
+pub fn file_digest(path: &Path) -> String {
+    storage::digest::Digester::Sha256.digest(&std::fs::read(path).unwrap()).to_string()
+}
