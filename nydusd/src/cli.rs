@@ -149,7 +149,7 @@ struct MountArgs {
     /// Instead of --config: blobs and cache both lie in this directory
     #[arg(short = 'D', long, value_name = "DIR")]
     localfs_dir: Option<PathBuf>,
-    /// Threads that serve the kernel
+    /// Threads that serve the kernel, at most; they are started as they are needed
     #[arg(long, alias = "thread-num", value_name = "N", default_value_t = 4,
         value_parser = clap::value_parser!(u32).range(1..=1024))]
     fuse_threads: u32,

@@ -10,8 +10,9 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
-/// Files that are remembered, of all listings together; some 60 bytes each.
-const MOST: usize = 16 << 10;
+/// Files that are remembered, of all listings together; some 60 bytes each. With more than 14 thousand the map would double:
+/// it then finds too little room to tidy up in place what is forgotten.
+const MOST: usize = 12 << 10;
 /// Files listed before one that are looked at, and how many of them must have been read or sent.
 const BEHIND: usize = 8;
 const ENOUGH: usize = 6;
@@ -48,7 +49,8 @@ struct Listed {
 #[derive(Clone, Copy)]
 struct File {
     nodeid: u64,
-    size: u64,
+    /// Bytes; whatever is more than this can say is as good as this.
+    size: u32,
     /// Read, or sent.
     seen: bool,
 }
@@ -85,6 +87,7 @@ impl Listed {
             self.forgotten += 1;
         }
         self.positions.insert(nodeid, self.forgotten + self.files.len() as u64);
+        let size = u32::try_from(size).unwrap_or(u32::MAX);
         self.files.push_back(File { nodeid, size, seen: false });
     }
 
@@ -100,13 +103,15 @@ impl Listed {
     fn take(&mut self, start: usize) -> Vec<(u64, u64)> {
         let (mut taken, mut bytes) = (Vec::new(), 0);
         let end = self.files.len().min(start + FILES);
-        for file in self.files.range_mut(start..end).filter(|file| !file.seen && file.size <= SMALL) {
-            bytes += file.size;
+        for file in
+            self.files.range_mut(start..end).filter(|file| !file.seen && u64::from(file.size) <= SMALL)
+        {
+            bytes += u64::from(file.size);
             if bytes > BYTES {
                 break;
             }
             file.seen = true;
-            taken.push((file.nodeid, file.size));
+            taken.push((file.nodeid, file.size.into()));
         }
         taken
     }

@@ -14,18 +14,19 @@ mod mountinfo;
 mod nodeid;
 mod read;
 mod reply;
+mod requests;
 mod worker;
+mod workers;
 
 use std::path::Path;
 use std::sync::{Arc, mpsc};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use fuse_backend_rs::api::server::Server;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::filesystem::Filesystem;
 use crate::telemetry::metrics::Inflight;
@@ -35,7 +36,7 @@ use failed::FailedRanges;
 use mount::Mount;
 use nodeid::NodeIds;
 use read::{Parked, Reads};
-use worker::Worker;
+use workers::{Limits, Workers};
 
 /// How long the kernel may take to begin a session; it takes microseconds.
 const INIT_LIMIT: Duration = Duration::from_secs(30);
@@ -43,7 +44,7 @@ const INIT_LIMIT: Duration = Duration::from_secs(30);
 /// How to mount.
 #[derive(Clone, Debug)]
 pub struct FuseOptions {
-    /// Threads that take requests from the kernel. They never wait for data.
+    /// Threads that take requests from the kernel, at most. They never wait for data, and are started as they are needed.
     pub threads: usize,
     /// Whether other users than the one who mounts may see the filesystem.
     pub allow_other: bool,
@@ -91,25 +92,11 @@ impl FuseMount {
             ahead,
         });
         let (end, ended) = oneshot::channel();
-        let end = Arc::new(End(Some(end)));
         let (initialised, is_initialised) = mpsc::channel();
-        for number in 0..options.threads.max(1) {
-            let buffer_bytes = mount.buffer_bytes();
-            let (server, reads, initialised) = (server.clone(), reads.clone(), initialised.clone());
-            let tally = reads.operations.tally();
-            let worker = Worker { server, reads, buffer_bytes, tally, initialised };
-            let end = end.clone();
-            thread::Builder::new()
-                .name(format!("fuse-{number}"))
-                .spawn(move || {
-                    if let Err(e) = worker.run() {
-                        error!("a FUSE worker gave up: {e}");
-                    }
-                    drop(end);
-                })
-                .context("cannot start a FUSE worker")?;
-        }
-        info!("start fuse servers with {} worker threads", options.threads.max(1));
+        let limits = Limits { threads: options.threads.max(1), buffer_bytes: mount.buffer_bytes() };
+        Workers::start(server, reads.clone(), limits, initialised, end)
+            .context("cannot start a FUSE worker")?;
+        info!("start fuse servers with up to {} worker threads", limits.threads);
         is_initialised.recv_timeout(INIT_LIMIT).context("the kernel did not start the FUSE session")?;
         // Only now: with the answer to INIT the kernel sets it anew.
         mount.raise_read_ahead();
@@ -137,16 +124,5 @@ impl FuseMount {
     /// Unmounts. Files that are still open end with ENOTCONN once the process is gone.
     pub fn unmount(self) -> Result<()> {
         self.mount.unmount()
-    }
-}
-
-/// Tells that the last worker has stopped, by being dropped.
-struct End(Option<oneshot::Sender<()>>);
-
-impl Drop for End {
-    fn drop(&mut self) {
-        if let Some(sender) = self.0.take() {
-            let _ = sender.send(());
-        }
     }
 }

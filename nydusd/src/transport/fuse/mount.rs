@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use fuse_backend_rs::transport::FuseSession;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::geteuid;
 use tracing::{debug, warn};
 
@@ -45,13 +44,10 @@ impl Mount {
         Ok(Self { session })
     }
 
-    /// The device, in blocking mode.
+    /// The device, in non-blocking mode.
     pub(super) fn device(&self) -> Result<fs::File> {
         let device = self.session.get_fuse_file().context("the session has no device")?;
-        let device = device.try_clone().context("cannot duplicate the FUSE device")?;
-        // The session has made it non-blocking, for a loop of its own that we do not use.
-        fcntl(&device, FcntlArg::F_SETFL(OFlag::empty())).context("cannot make the FUSE device blocking")?;
-        Ok(device)
+        device.try_clone().context("cannot duplicate the FUSE device")
     }
 
     pub(super) fn buffer_bytes(&self) -> usize {

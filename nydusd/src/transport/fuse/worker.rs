@@ -1,10 +1,9 @@
-//! The threads that take requests from the kernel.
+//! What a thread does with a request from the kernel.
 //!
-//! Invariant: a worker never waits for data, so a few of them serve any number of waiting readers. A panic while
-//! a request is served fails that request, not the worker.
+//! Invariant: it never waits for data, so a few threads serve any number of waiting readers. A panic while a request is
+//! served fails that request, not the thread.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
@@ -27,8 +26,6 @@ use crate::telemetry::metrics::{Operation, Tally};
 pub(super) struct Worker {
     pub(super) server: Arc<Server<Adapter>>,
     pub(super) reads: Arc<Reads>,
-    /// Of a request, and of an answer.
-    pub(super) buffer_bytes: usize,
     /// Counts the requests that this worker answers.
     pub(super) tally: Arc<Tally>,
     /// Told when the kernel's INIT has been answered.
@@ -36,18 +33,8 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Serves until the filesystem is unmounted.
-    pub(super) fn run(self) -> io::Result<()> {
-        let device = self.reads.device.clone();
-        let mut request = vec![0; self.buffer_bytes];
-        let mut answer = vec![0; self.buffer_bytes];
-        while let Some(len) = next_request(&device, &mut request)? {
-            self.serve(&mut request[..len], &mut answer);
-        }
-        Ok(())
-    }
-
-    fn serve(&self, request: &mut [u8], answer: &mut [u8]) {
+    /// Serves one request; `answer` is room for what is answered at once.
+    pub(super) fn serve(&self, request: &mut [u8], answer: &mut [u8]) {
         let Some(header) = header(request) else {
             error!("a request of {} bytes has no header", request.len());
             return;
@@ -147,21 +134,4 @@ fn body<T>(request: &mut [u8], read: impl FnOnce(&mut Reader<'_>) -> io::Result<
     let mut reader = Reader::from_fuse_buffer(FuseBuf::new(request)).ok()?;
     reader.read_obj::<InHeader>().ok()?;
     read(&mut reader).ok()
-}
-
-/// Waits for one request and reads it: its bytes, or `None` when the filesystem is unmounted.
-///
-/// The device blocks, and the kernel then wakes one worker a request; a poll would wake them all.
-fn next_request(device: &File, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-    loop {
-        match (&*device).read(buffer) {
-            Ok(len) => return Ok(Some(len)),
-            Err(e) => match e.raw_os_error().map(Errno::from_raw) {
-                Some(Errno::ENODEV) => return Ok(None),
-                // ENOENT: the request was interrupted before anybody took it.
-                Some(Errno::ENOENT | Errno::EINTR) => {}
-                _ => return Err(e),
-            },
-        }
-    }
 }
