@@ -459,7 +459,7 @@ impl Inner {
                         nydus.source = "cache",
                     );
                     let lead = local::lead(blob, place, record, check, leader).instrument(span);
-                    self.shared.runtime.spawn(lead);
+                    self.shared.executor.runtime().spawn(lead);
                     return (ticket, Span::none());
                 }
             }

@@ -9,25 +9,22 @@ use std::time::{Duration, Instant};
 use storage::backend::Backend;
 use storage::blob::{BlobDescription, BlobId, DigestSource};
 use storage::metrics::Gauge;
-use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::blob::Blob;
 use crate::error::{Error, Result};
+use crate::executor::Executor;
 use crate::lock;
 use crate::memory::MemoryCache;
 use crate::metrics::Metrics;
 use crate::options::{CacheOptions, CacheStorage};
 use crate::own_files;
-use crate::pool::Pool;
 use crate::shelf::{Shape, Shelf};
 
 /// How often what was cached is made durable.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 /// How often our own files of blobs that are gone are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
-/// Threads for reads, writes and syncs of cache files.
-const DISK_THREADS: usize = 4;
 /// The budget is counted in pieces of so many bytes.
 const BUDGET_PIECE: u64 = 4096;
 
@@ -66,11 +63,7 @@ impl fmt::Debug for BlobCache {
 pub(crate) struct Shared {
     pub(crate) options: CacheOptions,
     pub(crate) backend: Arc<dyn Backend>,
-    pub(crate) runtime: Handle,
-    /// Decoding and digests: as many threads as cores.
-    pub(crate) decode_pool: Pool,
-    /// Files of the cache.
-    pub(crate) disk_pool: Pool,
+    pub(crate) executor: Executor,
     pub(crate) metrics: Metrics,
     /// Chunks of blobs that no file keeps.
     pub(crate) memory: MemoryCache,
@@ -83,10 +76,10 @@ pub(crate) struct Shared {
 }
 
 impl BlobCache {
-    /// Opens a cache whose blobs are read from `backend`; background work runs on `runtime`.
+    /// Opens a cache whose blobs are read from `backend`; its work is done by `executor`.
     ///
     /// Makes the directory. [`crate::ErrorKind::Invalid`] for options that contradict themselves.
-    pub fn open(options: CacheOptions, backend: Arc<dyn Backend>, runtime: Handle) -> Result<Arc<Self>> {
+    pub fn open(options: CacheOptions, backend: Arc<dyn Backend>, executor: Executor) -> Result<Arc<Self>> {
         if let CacheStorage::Directory { work_dir, encryption, .. } = &options.storage {
             std::fs::create_dir_all(work_dir)
                 .map_err(|error| Error::io(format!("cache directory {}", work_dir.display()), error))?;
@@ -97,14 +90,10 @@ impl BlobCache {
                 ));
             }
         }
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        let threads = |error| Error::io("threads of the cache", error);
         let budget_pieces =
             u32::try_from(options.memory_bytes / BUDGET_PIECE).unwrap_or(u32::MAX).clamp(1, 1 << 28);
         let shared = Arc::new(Shared {
             backend,
-            decode_pool: Pool::new("cache-decode", cores).map_err(threads)?,
-            disk_pool: Pool::new("cache-disk", DISK_THREADS).map_err(threads)?,
             metrics: Metrics::default(),
             memory: MemoryCache::new(options.memory_cache_bytes),
             budget: Arc::new(Semaphore::new(budget_pieces as usize)),
@@ -112,11 +101,11 @@ impl BlobCache {
             budget_waiting: Gauge::default(),
             shelves: Mutex::default(),
             options,
-            runtime,
+            executor,
         });
         if let Some(work_dir) = shared.work_dir() {
             own_files::sweep(work_dir);
-            shared.runtime.spawn(flush_now_and_then(Arc::downgrade(&shared)));
+            shared.executor.runtime().spawn(flush_now_and_then(Arc::downgrade(&shared)));
         }
         Ok(Arc::new(Self { shared }))
     }
@@ -177,7 +166,7 @@ impl BlobCache {
     /// other blobs are flushed all the same. Polled on the cache's runtime.
     pub async fn flush(&self, deadline: Instant) -> Result<()> {
         let started = Instant::now();
-        tokio::time::timeout_at(deadline.into(), self.shared.flush())
+        tokio::time::timeout_at(deadline.into(), self.shared.flush(|_| true))
             .await
             .map_err(|_| Error::timed_out("flush of the cache", started.elapsed()))?
     }
@@ -237,7 +226,7 @@ impl Shared {
     async fn sweep(self: &Arc<Self>, stamp: &mut Option<(i64, i64)>) {
         let Some(work_dir) = self.work_dir().map(Path::to_owned) else { return };
         let before = *stamp;
-        let swept = self.disk_pool.run(move || {
+        let swept = self.executor.disk.run(move || {
             let now = own_files::stamp(&work_dir);
             if now != before {
                 own_files::sweep(&work_dir);
@@ -250,15 +239,16 @@ impl Shared {
     /// Leaves what is known of these blobs in their own files, where nobody else uses them.
     async fn seal(&self, shelves: Vec<Arc<Shelf>>) {
         for shelf in shelves {
-            let sealed = self.disk_pool.run(move || shelf.seal().map_err(|error| (shelf, error)));
+            let sealed = self.executor.disk.run(move || shelf.seal().map_err(|error| (shelf, error)));
             if let Ok(Err((shelf, error))) = sealed.await {
                 tracing::debug!(blob = %shelf.id(), %error, "the trust file stays");
             }
         }
     }
 
-    async fn flush(self: &Arc<Self>) -> Result<()> {
-        let shelves: Vec<_> = lock(&self.shelves).values().cloned().collect();
+    /// Makes durable what is in those that are `wanted`.
+    async fn flush(self: &Arc<Self>, wanted: fn(&Shelf) -> bool) -> Result<()> {
+        let shelves: Vec<_> = lock(&self.shelves).values().filter(|shelf| wanted(shelf)).cloned().collect();
         let mut result = Ok(());
         for shelf in shelves {
             let shared = Arc::clone(self);
@@ -267,12 +257,13 @@ impl Shared {
                 drop(shelf);
                 done
             };
-            result = result.and(self.disk_pool.run(sync).await.and_then(|done| done));
+            result = result.and(self.executor.disk.run(sync).await.and_then(|done| done));
         }
-        // All that nobody uses is durable now, or cannot be made so.
+        // What nobody uses is durable now, or cannot be made so, or waits for the next time.
         let unused: Vec<_> = {
             let mut shelves = lock(&self.shelves);
-            shelves.extract_if(|_, shelf| Arc::strong_count(shelf) == 1).map(|(_, shelf)| shelf).collect()
+            let is_unused = |shelf: &Arc<Shelf>| Arc::strong_count(shelf) == 1 && !shelf.is_dirty();
+            shelves.extract_if(|_, shelf| is_unused(shelf)).map(|(_, shelf)| shelf).collect()
         };
         self.seal(unused).await;
         result
@@ -284,7 +275,7 @@ async fn flush_now_and_then(shared: Weak<Shared>) {
     loop {
         tokio::time::sleep(FLUSH_INTERVAL).await;
         let Some(shared) = shared.upgrade() else { break };
-        if let Err(error) = shared.flush().await {
+        if let Err(error) = shared.flush(Shelf::is_dirty).await {
             tracing::warn!(%error, "cached chunks could not be made durable");
         }
         if swept.elapsed() >= SWEEP_INTERVAL {

@@ -62,7 +62,7 @@ impl<T: Clone + Send + Sync + 'static> Lazy<T> {
                 Boarding::Joined(ticket) => ticket,
                 Boarding::Opened(ticket, leader) => {
                     let (made, blob) = (make(Arc::clone(blob), deadline), Arc::clone(blob));
-                    let runtime = blob.shared.runtime.clone();
+                    let runtime = blob.shared.executor.runtime().clone();
                     let lead = async move {
                         let result = made.await;
                         if let Ok(value) = &result {
@@ -158,7 +158,7 @@ fn known(digest: Digest) -> Option<Digest> {
 async fn make_index(blob: Arc<Inner>, _deadline: Instant) -> Result<Index> {
     let reader = Arc::clone(&blob);
     let index = move || reader.digests.source.digest_index(reader.description.index);
-    let mut index = blob.shared.decode_pool.run(index).await??;
+    let mut index = blob.shared.executor.decode.run(index).await??;
     // Promised to be sorted; a search in what is not would miss digests, and say nothing.
     if !index.is_sorted_by(|a, b| a.0 < b.0) {
         index.sort_unstable();

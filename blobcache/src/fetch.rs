@@ -177,7 +177,7 @@ pub(crate) fn launch(blob: &Arc<Inner>, mut opened: Vec<Flying>) {
     while let Some(group) = groups.pop() {
         let mut group = opened.split_off(group.start);
         widen(blob, &mut group);
-        blob.shared.runtime.spawn(lead(Arc::clone(blob), group).in_current_span());
+        blob.shared.executor.runtime().spawn(lead(Arc::clone(blob), group).in_current_span());
     }
 }
 
@@ -245,7 +245,10 @@ async fn lead(blob: Arc<Inner>, group: Vec<Flying>) {
     for mut flying in group {
         if !flying.claim(&blob) {
             if !flying.leader.asked().is_empty() {
-                blob.shared.runtime.spawn(wait_and_lead(Arc::clone(&blob), flying).in_current_span());
+                blob.shared
+                    .executor
+                    .runtime()
+                    .spawn(wait_and_lead(Arc::clone(&blob), flying).in_current_span());
             }
         } else if flying.is_elsewhere(&blob) {
             flying.answer_all(&Piece::Elsewhere);
@@ -610,7 +613,7 @@ async fn examine(
         });
         judged.collect::<Vec<_>>()
     };
-    blob.shared.decode_pool.run(job).await
+    blob.shared.executor.decode.run(job).await
 }
 
 /// A span in `parent`, if that is told of.
@@ -668,7 +671,7 @@ async fn store(
             }
         }
     };
-    if let Err(error) = blob.shared.disk_pool.run(job).await {
+    if let Err(error) = blob.shared.executor.disk.run(job).await {
         tracing::warn!(blob = %blob.description.id, %error, "fetched chunks were not cached");
     }
 }

@@ -111,7 +111,7 @@ async fn read(
         }
         None => reader.shelf.read_chunk(place, digest),
     };
-    let bytes = match blob.shared.disk_pool.run(bytes).await? {
+    let bytes = match blob.shared.executor.disk.run(bytes).await? {
         Ok(bytes) => bytes,
         Err(error) => return Ok(Found::Unreadable(error)),
     };
@@ -133,5 +133,5 @@ async fn read(
             Err(error) => Found::Wrong(error.to_string()),
         }
     };
-    blob.shared.decode_pool.run(judge).await
+    blob.shared.executor.decode.run(judge).await
 }

@@ -135,6 +135,8 @@ pub(crate) struct Shelf {
     names_durable: AtomicBool,
     /// False once the data file is known to have no seal.
     may_be_sealed: Mutex<bool>,
+    /// Something may have been published that [`Shelf::make_durable`] has not seen.
+    is_dirty: AtomicBool,
     /// What is being read or fetched, by whichever mount.
     pub(crate) flights: Flights<Key, Arc<Served>>,
 }
@@ -193,6 +195,8 @@ impl Shelf {
             paused_until: Mutex::default(),
             names_durable: AtomicBool::new(false),
             may_be_sealed: Mutex::new(true),
+            // What others have left.
+            is_dirty: AtomicBool::new(true),
             flights: Flights::new(),
         }
     }
@@ -369,6 +373,7 @@ impl Shelf {
                     trust.live().clear(index);
                     return false;
                 }
+                self.is_dirty.store(true, Ordering::Release);
                 true
             }
             Knowledge::Memory { live, .. } => {
@@ -485,8 +490,23 @@ impl Shelf {
         }
     }
 
+    /// True if [`Shelf::make_durable`] may have something to do for this process.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.is_dirty.load(Ordering::Relaxed)
+    }
+
     /// Makes what is live durable, then says so: to ourselves in the trust file, to others in the map.
     pub(crate) fn make_durable(&self, disk: &dyn Disk, metrics: &Metrics) -> Result<()> {
+        // Before the snapshot: what is published behind it is for the next time.
+        self.is_dirty.swap(false, Ordering::AcqRel);
+        let done = self.sync(disk, metrics);
+        if done.is_err() {
+            self.is_dirty.store(true, Ordering::Release);
+        }
+        done
+    }
+
+    fn sync(&self, disk: &dyn Disk, metrics: &Metrics) -> Result<()> {
         let (Knowledge::Recorded { trust, map, .. }, Some(file)) = (&self.knowledge, &self.file) else {
             return Ok(());
         };

@@ -125,7 +125,7 @@ impl TableSlot {
                 Boarding::Landed => continue,
                 Boarding::Joined(ticket) => ticket,
                 Boarding::Opened(ticket, leader) => {
-                    blob.shared.runtime.spawn(load(Arc::clone(blob), leader).in_current_span());
+                    blob.shared.executor.runtime().spawn(load(Arc::clone(blob), leader).in_current_span());
                     ticket
                 }
             };
@@ -155,7 +155,7 @@ async fn load_table(blob: &Arc<Inner>, deadline: Instant, file_misled: bool) -> 
     let path = blob.meta_path();
     if let (Some(path), false) = (path.clone(), file_misled) {
         let reader = Arc::clone(blob);
-        if let Some(table) = blob.shared.disk_pool.run(move || from_file(&reader, &path)).await? {
+        if let Some(table) = blob.shared.executor.disk.run(move || from_file(&reader, &path)).await? {
             return Ok(table);
         }
     }
@@ -165,9 +165,9 @@ async fn load_table(blob: &Arc<Inner>, deadline: Instant, file_misled: bool) -> 
     if let Some(path) = path {
         let (writer, chunks) = (Arc::clone(blob), chunks.clone());
         // Nobody waits for the file.
-        blob.shared.runtime.spawn(async move {
+        blob.shared.executor.runtime().spawn(async move {
             let pool = Arc::clone(&writer.shared);
-            let written = pool.disk_pool.run(move || to_file(&writer, &path, &chunks)).await;
+            let written = pool.executor.disk.run(move || to_file(&writer, &path, &chunks)).await;
             if let Err(error) = written {
                 tracing::warn!(%error, "writing a chunk table was given up");
             }

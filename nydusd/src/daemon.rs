@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use blobcache::Executor;
 use nix::unistd::geteuid;
 use serde_json::{Value, json};
 use storage::backend::Backend as _;
@@ -19,6 +20,7 @@ use tracing::{info, warn};
 use crate::cli::{self, ConfigSource, FuseArgs};
 use crate::control::{self, Listener, Setting, State};
 use crate::limits;
+use crate::memory;
 use crate::mounts::{self, Image};
 use crate::telemetry::logs::{Level, Logs};
 use crate::telemetry::metrics;
@@ -62,12 +64,16 @@ pub fn run_fuse(args: &FuseArgs, config: Result<Parsed>, logs: Arc<Logs>, runtim
         (parsed, _) => parsed.config,
     };
     config.apply_environment()?;
-    let image = Arc::new(Image::open(&config, bootstrap, args.bootstrap_digest(), runtime.handle())?);
+    let executor = Executor::new(runtime.handle().clone());
+    let image = Arc::new(Image::open(&config, bootstrap, args.bootstrap_digest(), &executor)?);
     let options = FuseOptions {
         threads: args.fuse_threads(),
         allow_other: args.allow_other().unwrap_or_else(|| geteuid().is_root()),
     };
     let filesystem = image.filesystem.clone();
+    // What is answered at once needs no memory.
+    let reads = filesystem.reads();
+    runtime.spawn(memory::trim_when_idle(move || reads.waited()));
     let mut mount = FuseMount::start(args.mountpoint(), filesystem, &options, runtime.handle().clone())?;
     info!("Rafs filesystem mounted at /");
     daemon.mounted(image.clone(), mount.inflight());

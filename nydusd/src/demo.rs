@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use blobcache::Executor;
 use nix::unistd::{geteuid, mkdtemp};
 use tokio::runtime::Runtime;
 
@@ -65,7 +66,7 @@ fn mount_and_read(
     title: &str,
     list: bool,
 ) -> Result<Seen> {
-    let image = Image::open(config, bootstrap, None, runtime.handle())?;
+    let image = Image::open(config, bootstrap, None, &Executor::new(runtime.handle().clone()))?;
     let options = FuseOptions { threads: 4, allow_other: geteuid().is_root() };
     let mount = FuseMount::start(mountpoint, image.filesystem.clone(), &options, runtime.handle().clone())?;
     let start = Instant::now();

@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod demo;
 pub mod filesystem;
 pub mod limits;
+pub mod memory;
 pub mod mounts;
 mod owners;
 pub mod telemetry;

@@ -3,15 +3,22 @@
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nydusd::cli::{self, Invocation};
 use nydusd::telemetry::logs::{self, Logs};
 use nydusd::telemetry::traces::{self, Traces};
-use nydusd::{daemon, demo};
+use nydusd::{daemon, demo, memory};
 use tokio::runtime::{Builder, Runtime};
 
+/// Threads of the runtime that live as long as the process.
+const MAX_WORKERS: usize = 3;
+/// How long a thread for blocking work waits in vain before it ends.
+const IDLE_LIFE: Duration = Duration::from_secs(3);
+
 fn main() -> ExitCode {
+    memory::configure();
     let invocation = match cli::parse() {
         Ok(invocation) => invocation,
         Err(refusal) => return refusal.report(),
@@ -47,11 +54,14 @@ fn run(invocation: &Invocation) -> Result<()> {
     }
 }
 
+/// One for the process.
 fn runtime() -> Result<Runtime> {
-    // A few workers more than cores: the tasks copy data that their readers wait for.
+    // One more than cores: the tasks copy data that their readers wait for. A few do for any machine: what costs CPU is
+    // decoded on threads of its own, which come and go.
     let workers = std::thread::available_parallelism().map_or(2, usize::from) + 1;
     let mut builder = Builder::new_multi_thread();
-    builder.worker_threads(workers).thread_name("async").enable_all();
+    builder.worker_threads(workers.min(MAX_WORKERS)).thread_keep_alive(IDLE_LIFE);
+    builder.thread_name("async").enable_all();
     builder.build().context("cannot start the async runtime")
 }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
-use blobcache::{Blob, BlobCache, CacheOptions, CacheStorage, ErrorKind};
+use blobcache::{Blob, BlobCache, CacheOptions, CacheStorage, ErrorKind, Executor};
 use rafs::{Bootstrap, OpenOptions};
 use storage::backend::measured::Measured;
 use storage::backend::traced::Traced;
@@ -17,7 +17,6 @@ use storage::blob::{BlobDescription, BlobFeatures};
 use storage::digest::Digest;
 use storage::http::Commons;
 use storage::trace;
-use tokio::runtime::Handle;
 use tracing::field::Empty;
 use tracing::{info, warn};
 
@@ -52,13 +51,19 @@ pub fn commons() -> &'static Commons {
 }
 
 impl Image {
-    /// Opens the image of `bootstrap` as `config` says. `digest` is the SHA-256 that the bootstrap must have.
-    pub fn open(config: &Config, bootstrap: &Path, digest: Option<Digest>, runtime: &Handle) -> Result<Self> {
+    /// Opens the image of `bootstrap` as `config` says. `digest` is the SHA-256 that the bootstrap must have; `executor`
+    /// is that of all mounts.
+    pub fn open(
+        config: &Config,
+        bootstrap: &Path,
+        digest: Option<Digest>,
+        executor: &Executor,
+    ) -> Result<Self> {
         let span = tracing::info_span!(
             target: trace::TARGET, parent: None, "mount", nydus.bootstrap = %bootstrap.display(),
             error.type = Empty, otel.status_description = Empty,
         );
-        let opened = span.in_scope(|| Self::open_in_span(config, bootstrap, digest, runtime));
+        let opened = span.in_scope(|| Self::open_in_span(config, bootstrap, digest, executor));
         opened.inspect_err(|error| trace::failed(&span, "mount", format_args!("{error:#}")))
     }
 
@@ -66,7 +71,7 @@ impl Image {
         config: &Config,
         bootstrap: &Path,
         digest: Option<Digest>,
-        runtime: &Handle,
+        executor: &Executor,
     ) -> Result<Self> {
         let rafs = config.rafs()?;
         let cache = &config.cache;
@@ -93,7 +98,7 @@ impl Image {
             http.prefetch_bandwidth = limit.into();
         }
         let backend = Arc::new(Measured::new(Arc::new(Traced::new(place.open(&COMMONS)?, place.kind()))));
-        let cache = BlobCache::open(cache_options(cache, rafs)?, backend.clone(), runtime.clone())?;
+        let cache = BlobCache::open(cache_options(cache, rafs)?, backend.clone(), executor.clone())?;
         let mut blobs = Vec::with_capacity(bootstrap.blobs().len());
         for description in bootstrap.blobs() {
             if description.features.contains(BlobFeatures::EXTERNAL) {
@@ -103,7 +108,7 @@ impl Image {
         }
         // A place far away may be down now and back when something is read: only reads wait for it.
         if place.is_local() {
-            runtime.block_on(check_local_blobs(bootstrap.blobs(), &blobs, backend.as_ref()))?;
+            executor.runtime().block_on(check_local_blobs(bootstrap.blobs(), &blobs, backend.as_ref()))?;
         }
         info!("RAFS filesystem imported");
         let recording = Recording {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use blobcache::Executor;
 use nydusd::filesystem::Filesystem;
 use nydusd::mounts::Image;
 use rafs::Ino;
@@ -17,6 +18,8 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
 });
 
+static EXECUTOR: LazyLock<Executor> = LazyLock::new(|| Executor::new(RUNTIME.handle().clone()));
+
 /// Bytes of one read, as the kernel's readahead asks for them.
 const READ_BYTES: u32 = 128 << 10;
 
@@ -27,7 +30,7 @@ impl Opened {
     /// Opens it, or says why that is refused.
     pub fn open(bootstrap: &Path, config: &Config) -> anyhow::Result<Self> {
         let config = nydus_config::Config::parse(config.to_text().as_bytes(), "test")?.config;
-        Ok(Self(Image::open(&config, bootstrap, None, RUNTIME.handle())?))
+        Ok(Self(Image::open(&config, bootstrap, None, &EXECUTOR)?))
     }
 
     /// Reads a whole file.

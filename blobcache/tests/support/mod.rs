@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use blobcache::{Blob, BlobCache, BootId, CacheOptions, CacheStorage, Error, RealDisk, Want};
+use blobcache::{Blob, BlobCache, BootId, CacheOptions, CacheStorage, Error, Executor, RealDisk, Want};
 use bytes::Bytes;
 use storage::backend::{Backend, BoxFuture, Request};
 use storage::blob::{
@@ -373,7 +373,8 @@ pub fn open(
     backend: &Arc<MemoryBackend>,
     runtime: &tokio::runtime::Runtime,
 ) -> Arc<BlobCache> {
-    BlobCache::open(options, Arc::<MemoryBackend>::clone(backend), runtime.handle().clone()).unwrap()
+    let executor = Executor::new(runtime.handle().clone());
+    BlobCache::open(options, Arc::<MemoryBackend>::clone(backend), executor).unwrap()
 }
 
 pub fn take(cache: &BlobCache, blob: &HandMade) -> Arc<Blob> {

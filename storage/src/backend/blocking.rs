@@ -21,7 +21,7 @@ use crate::lock;
 use crate::{Error, Result};
 
 /// A thread that had nothing to do for so long ends.
-const IDLE_LIFE: Duration = Duration::from_secs(10);
+const IDLE_LIFE: Duration = Duration::from_secs(3);
 
 /// How much a pool may hold.
 #[derive(Clone, Copy, Debug)]

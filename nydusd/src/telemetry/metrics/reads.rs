@@ -103,6 +103,11 @@ impl Reads {
         self.endings[ending as usize].get()
     }
 
+    /// READs that waited and ended, however.
+    pub fn waited(&self) -> u64 {
+        self.endings.iter().map(Counter::get).sum()
+    }
+
     /// How long READs waited that have ended, in microseconds.
     pub fn wait_micros(&self) -> Distribution {
         self.wait_micros.distribution()

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use blobcache::{BlobCache, CacheOptions, CacheStorage};
+use blobcache::{BlobCache, CacheOptions, CacheStorage, Executor};
 use bytes::Bytes;
 use serde_json::json;
 use storage::backend::{Backend, BoxFuture, Priority, Request};
@@ -77,7 +77,8 @@ async fn sources() -> Sources {
     let blob = BlobId::new(&"a1".repeat(32)).unwrap();
     backend.read(&blob, 0, 4, request).await.unwrap();
     let options = CacheOptions::new(CacheStorage::None).unwrap();
-    let cache = BlobCache::open(options, backend.clone(), tokio::runtime::Handle::current()).unwrap();
+    let executor = Executor::new(tokio::runtime::Handle::current());
+    let cache = BlobCache::open(options, backend.clone(), executor).unwrap();
     let reads = Arc::new(Reads::default());
     let operations = Arc::new(Operations::default());
     operations.tally().read_ready(1, 1, None);
