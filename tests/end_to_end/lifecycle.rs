@@ -1,6 +1,7 @@
 //! From start to end: what the daemon answers, how it unmounts, what it warns of.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod at_rest;
 mod snapshotter;
 
 use nix::sys::signal::Signal;
