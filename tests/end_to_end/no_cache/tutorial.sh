@@ -62,7 +62,7 @@ cat > registry.json <<END
 }
 END
 
-# From the manual of nydusd, where the tutorial leads on to.
+# The same with a cache directory, as configurations for nydusd usually are.
 cat > blobcache.json <<END
 {
   "device": {
