@@ -104,12 +104,6 @@ fn wrong_types_and_values_are_named_by_their_path() {
 }
 
 #[test]
-fn a_v6_image_without_a_cache() {
-    require_mounts!();
-    refused_config(Form::V2Json, |config| with_key(&config, "cache", json!({})), &["cache"]);
-}
-
-#[test]
 fn a_mountpoint_that_is_missing_or_a_file() {
     require_mounts!();
     let scratch = Scratch::new();
