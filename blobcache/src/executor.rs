@@ -101,8 +101,12 @@ impl Pool {
                 }
             }
         }
+        let somebody_waits = state.idle > 0;
         drop(state);
-        self.0.wake.notify_one();
+        // A system call, which a busy pool can do without: its threads look at the queue before they wait.
+        if somebody_waits {
+            self.0.wake.notify_one();
+        }
     }
 
     fn spawn(&self) -> io::Result<()> {
