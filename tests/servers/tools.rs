@@ -86,7 +86,11 @@ fn images_are_unpacked_and_exported_from_buckets_and_servers() {
     check_reading(&image, "s3", &moto.backend());
     require_tools!("nginx");
     let nginx = Nginx::of_files(None, &image.blobs());
-    check_reading(&image, "http-proxy", &json!({ "addr": format!("http://{}", nginx.addr()) }));
+    check_reading(
+        &image,
+        "http-proxy",
+        &json!({ "addr": format!("http://{}", nginx.addr()), "path": "nydus" }),
+    );
 }
 
 /// As `nydusify optimize` calls it; then the image is mounted from the registry, to which the new blob is pushed.
