@@ -9,7 +9,7 @@
 //! - *No wrong byte.* A chunk is decoded and, where a digest exists, checked before anybody sees it
 //!   (`fetch`); what lies on disk is believed only if `trust` says why, else checked at first use (`blob`).
 //! - *No hang.* A read ends by its deadline; the work it waits for ends by its own (`flight`).
-//!   No lock is held across I/O.
+//!   No lock is held across I/O, but among the writers of one data file, before its first write (`shelf`).
 //! - *Once.* One fetch for a chunk, among threads by `flight`, among processes by claims in `trust`.
 //! - *Bounded.* Bytes in flight are taken from one budget, given back when they are written (`cache`); chunks held in memory
 //!   have a limit of their own (`memory`).

@@ -455,6 +455,9 @@ impl Shelf {
     }
 
     /// Before the first write: a power loss must not bring back a seal that tells of the data as they were.
+    ///
+    /// The lock is held while the removal is synced, so that no other write goes ahead of it. Only writers of this blob
+    /// take it, on threads for the disk; no reader waits for them.
     fn break_seal(&self, file: &File) -> io::Result<()> {
         let mut may_be_sealed = lock(&self.may_be_sealed);
         if *may_be_sealed {
